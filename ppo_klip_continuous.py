@@ -239,8 +239,8 @@ def train(run: Run, args: Args) -> None:
     """Train PPO on a continuous-control task and leave the results in the run folder."""
     check(run, args)
     device = torch.device("cuda" if run.cuda and torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":  # on the CPU one thread is deterministic
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if device.type == "cuda":  # on the CPU one thread is enough to be deterministic
+        os.environ |= {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TRITON_DEFAULT_FP_FUSION": "0"}
         torch.use_deterministic_algorithms(run.torch_deterministic)
     torch.set_num_threads(1)  # also the fastest for nets this small
     torch.manual_seed(run.seed)
@@ -250,11 +250,10 @@ def train(run: Run, args: Args) -> None:
     box, shape = envs[0].action_space, (args.num_steps, args.num_envs)
     low, high = box.low.ravel(), box.high.ravel()
     now = np.float32([env.reset(seed=run.seed + n)[0].ravel() for n, env in enumerate(envs)])
-    obs = np.zeros((*shape, now.shape[1]), np.float32)
-    next_obs = np.zeros_like(obs)  # at an episode's end its true final observation
+    obs, next_obs = np.zeros((2, *shape, now.shape[1]), np.float32)  # next: the true successors
     actions = np.zeros((*shape, low.size), np.float32)  # as sampled, unclipped
     rewards, carry = np.zeros(shape), np.zeros((3, args.num_envs))
-    terminated, done = np.zeros(shape, bool), np.zeros(shape, bool)  # done: or truncated
+    terminated, done = np.zeros((2, *shape), bool)  # done: terminated or truncated
     agent = Agent(obs.shape[-1], actions.shape[-1]).to(device)
     weights = nn.utils.parameters_to_vector(agent.parameters()).detach().requires_grad_()
     nn.utils.vector_to_parameters(weights.data, agent.parameters())  # views: Adam takes one vector
@@ -286,9 +285,10 @@ def train(run: Run, args: Args) -> None:
         # act, with the actor in NumPy: on a few rows that takes a third of torch's time
         tensors = *agent.obs_stats[:2].float(), *agent.actor_mean.parameters()
         mean, var, w1, b1, w2, b2, w3, b3 = (y.detach().cpu().numpy().T for y in tensors)
+        std = np.sqrt(var + 1e-8)
         noise = (torch.randn(actions.shape) * agent.actor_logstd.detach().exp().cpu()).numpy()
         for t in range(args.num_steps):
-            obs[t], x = now, ((now - mean) / np.sqrt(var + 1e-8)).clip(-10, 10)
+            obs[t], x = now, ((now - mean) / std).clip(-10, 10)
             actions[t] = np.tanh(np.tanh(x @ w1 + b1) @ w2 + b2) @ w3 + b3 + noise[t]
             clipped = actions[t].clip(low, high).astype(box.dtype).reshape(-1, *box.shape)
             for n, env in enumerate(envs):
@@ -368,10 +368,10 @@ def train(run: Run, args: Args) -> None:
         bar.update(batch_size)
     bar.close()
     writer.close()
-    state, buffer = agent.state_dict(), io.BytesIO()
+    state, buffer = {k: y.cpu() for k, y in agent.state_dict().items()}, io.BytesIO()
     torch.save(state, buffer)
     write(f"{run_dir}/agent.pt", buffer.getvalue())
-    sha = hashlib.sha256(b"".join(y.cpu().numpy().tobytes() for y in state.values())).hexdigest()
+    sha = hashlib.sha256(b"".join(y.numpy().tobytes() for y in state.values())).hexdigest()
     score = float(np.mean(final)) if final else None
     result = config | {"global_step": global_step, "episodic_return": score, "weights_sha256": sha}
     result |= {"kill_fraction": np.mean(kills), "sps": global_step / secs, "wall_time_s": secs}
