@@ -79,7 +79,7 @@ class Args:
 
 def fail(message: str, code: int = 2):
     """Print one line and exit: code 2 for bad input, 1 for a run that broke."""
-    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+    tqdm.write(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -108,7 +108,7 @@ def make_env(env_id: str, **kwargs) -> gym.Env:
     """An environment that warns of nothing its user cannot change; exits with 2 if it won't do."""
     import mujoco  # whose warnings would also land in a file in the current folder
 
-    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(text))
+    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or tqdm.write(text))
     gym.logger.min_level = gym.logger.ERROR  # the v4 tasks are deprecated, and the paper's
     try:
         env = gym.make(env_id, **kwargs)
@@ -281,7 +281,7 @@ def train(run: Run, args: Args) -> None:
     writer = SummaryWriter(run_dir, purge_step=0)  # hides what an unfinished run left here
     line = "{desc}{n_fmt}/{total_fmt} steps, {rate_fmt}, {remaining} left{postfix}\n"
     how = {} if sys.stderr.isatty() else {"mininterval": 10, "bar_format": line}
-    bar = tqdm(total=num_iterations * batch_size, unit=" steps", **how)
+    bar = tqdm(total=num_iterations * batch_size, unit=" steps", leave=False, **how)
     start, final, kills, kl = time.time(), [], [], None
     for iteration in range(1, num_iterations + 1):
         lr = args.learning_rate * (1 - (iteration - 1) / num_iterations if args.anneal_lr else 1)
@@ -342,7 +342,7 @@ def train(run: Run, args: Args) -> None:
             logratio = torch.stack([m[3] for m in metrics[-args.num_minibatches :]])
             if args.target_kl and (logratio.exp() - 1 - logratio).mean() > args.target_kl:
                 break
-        new = Normal(agent.actor_mean(x).detach(), agent.actor_logstd.detach().exp())
+        new = Normal(agent.actor_mean(x).detach(), agent.actor_logstd.detach().exp(), False)
         kl = kl_divergence(Normal(mean, logstd.exp()), new).sum(-1).mean().item()
         agent.obs_stats = merge(agent.obs_stats, raw)
 
