@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -112,7 +113,7 @@ def make_env(env_id: str, **kwargs) -> gym.Env:
     gym.logger.min_level = gym.logger.ERROR  # the v4 tasks are deprecated, and the paper's
     try:
         env = gym.make(env_id, **kwargs)
-    except (gym.error.Error, ImportError) as error:
+    except (gym.error.Error, ImportError, ValueError) as error:
         fail(f"--env-id {env_id} cannot be made: {error}")
     for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, gym.spaces.Box):
@@ -227,8 +228,7 @@ def write(path: str, data: bytes) -> None:
 
 def make_run_dir(run: Run, config: dict) -> str:
     """Make the run folder and write config.json there."""
-    name = f"{run.env_id.replace('/', '_')}__{run.exp_name}__{run.seed}__{int(time.time())}"
-    path = run.run_dir or f"runs/{name}"
+    path = run.run_dir or f"runs/{run.env_id}__{run.exp_name}__{run.seed}__{int(time.time())}"
     try:
         os.makedirs(path, exist_ok=run.run_dir is not None)
         write(f"{path}/config.json", json.dumps(config, indent=2).encode())
@@ -288,9 +288,8 @@ def train(run: Run, args: Args) -> None:
         optimizer.param_groups[0]["lr"] = lr
         # --- scalar beta ---
         args.kl_coef = torch.as_tensor(args.kl_coef, device=device)  # a new float would recompile
-        if args.kl_target is not None and iteration > 1:  # Schulman et al. 2017, sec. 4
-            args.kl_coef *= 2.0 ** ((kl > 1.5 * args.kl_target) - (kl < args.kl_target / 1.5))
-            args.kl_coef.clamp_(1e-4, 1e4)
+        if (target := args.kl_target) and iteration > 1:  # Schulman et al. 2017, sec. 4
+            args.kl_coef.mul_(2.0 ** ((kl > 1.5 * target) - (kl < target / 1.5))).clamp_(1e-4, 1e4)
         writer.add_scalar("charts/kl_coef", args.kl_coef, iteration * batch_size)
         # --- end of scalar beta ---
 
@@ -392,6 +391,7 @@ def train(run: Run, args: Args) -> None:
 
 
 if __name__ == "__main__":
+    threading.excepthook = lambda _: None  # train meets the event writer's errors as well
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:

@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -108,7 +109,7 @@ def make_env(env_id: str, **kwargs) -> gym.Env:
     gym.logger.min_level = gym.logger.ERROR  # the v4 tasks are deprecated, and the paper's
     try:
         env = gym.make(env_id, **kwargs)
-    except (gym.error.Error, ImportError) as error:
+    except (gym.error.Error, ImportError, ValueError) as error:
         fail(f"--env-id {env_id} cannot be made: {error}")
     for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, gym.spaces.Box):
@@ -222,8 +223,7 @@ def write(path: str, data: bytes) -> None:
 
 def make_run_dir(run: Run, config: dict) -> str:
     """Make the run folder and write config.json there."""
-    name = f"{run.env_id.replace('/', '_')}__{run.exp_name}__{run.seed}__{int(time.time())}"
-    path = run.run_dir or f"runs/{name}"
+    path = run.run_dir or f"runs/{run.env_id}__{run.exp_name}__{run.seed}__{int(time.time())}"
     try:
         os.makedirs(path, exist_ok=run.run_dir is not None)
         write(f"{path}/config.json", json.dumps(config, indent=2).encode())
@@ -380,6 +380,7 @@ def train(run: Run, args: Args) -> None:
 
 
 if __name__ == "__main__":
+    threading.excepthook = lambda _: None  # train meets the event writer's errors as well
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
