@@ -1,0 +1,272 @@
+"""clip, phi and klip have one gradient, bit for bit; changed copies of them do not."""
+
+import copy
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import FORMS, VARIANTS, load, script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MODULES = {variant: load(variant) for variant in VARIANTS}
+Agent, Args = MODULES["clip"].Agent, MODULES["clip"].Args
+DETACH = ("-ratio * advantages, 0.0).detach()", "-ratio * advantages, 0.0)")
+FLIP = ("kill = side > 0", "kill = side < 0")
+MIN = "torch.min(ratio * advantages, clipped * advantages)"
+DOUBLE = ("advantages = (advantages / len(advantages)).double()", "advantages /= len(advantages)")
+MEAN = (
+    ("advantages = (advantages / len(advantages)).double()", "advantages = advantages.double()"),
+    ("pg_loss = -objective.sum()", "pg_loss = -objective.mean()"),
+)
+CONTROLS = {
+    "clip without clipping": ("clip", (MIN, "ratio * advantages")),
+    "klip without stop-gradient": ("klip", DETACH),
+    "klip with the other kill set": ("klip", FLIP),
+    "phi with the other kill set": ("phi", FLIP),
+    "one scalar KL": ("kl_scalar",),
+}
+
+
+def minibatch(n: int, dtype: torch.dtype = torch.float32, seed: int = 0):
+    """An agent, and n samples an older one collected: in, kill and pass samples of both signs."""
+    torch.manual_seed(seed)
+    old = Agent(5, 3).to(dtype)
+    torch.nn.init.normal_(old.actor_mean[-1].weight, std=0.1)
+    torch.nn.init.normal_(old.actor_logstd, std=0.3)
+    agent = copy.deepcopy(old)
+    with torch.no_grad():
+        for weights in agent.parameters():
+            weights += 0.05 * torch.randn_like(weights)
+        obs = torch.randn(n, 5, dtype=dtype)
+        mean, logstd = old.actor_mean(obs), old.actor_logstd.repeat(n, 1)
+        actions = mean + logstd.exp() * torch.randn(n, 3, dtype=dtype)
+        old_logprob, value = old.logprob(mean, actions), old.critic(obs).squeeze(-1)
+        ratio = (agent.logprob(agent.actor_mean(obs), actions) - old_logprob).exp()
+    advantages, returns = torch.randn(2, n, dtype=dtype)
+    for sign in (-1, 1):
+        for part in (ratio < 0.8, ratio > 1.2, (0.8 < ratio) & (ratio < 1.2)):
+            assert (part & (advantages * sign > 0)).any(), "the minibatch lacks a kind of sample"
+    return agent, (obs, actions, old_logprob, mean, logstd, value, advantages, returns)
+
+
+def gradients(module, agent, batch, **args) -> list[torch.Tensor]:
+    """The gradient of a script's own loss with respect to every parameter."""
+    loss, _ = module.ppo_loss(agent, module.Args(**args), *batch)
+    return torch.autograd.grad(loss, [*agent.parameters()])
+
+
+def killed(ratio: torch.Tensor, advantages: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The kill set by its definition, with the boundaries rounded to the ratio's type."""
+    low, high = ratio.new_tensor([1 - epsilon, 1 + epsilon])
+    return ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
+
+
+def derived(agent, batch, epsilon: float = 0.2) -> list[torch.Tensor]:
+    """PPO-Clip's gradient by hand: minus the sum of A / N w grad log pi over all but the kill set,
+    for every parameter of the actor."""
+    obs, actions, old_logprob, _, _, _, advantages, _ = batch
+    logprob = agent.logprob(agent.actor_mean(obs), actions)
+    ratio = (logprob - old_logprob).exp().detach()
+    weight = advantages / len(advantages) * ratio
+    weight[killed(ratio, advantages, epsilon)] = 0
+    actor = [agent.actor_logstd, *agent.actor_mean.parameters()]
+    return torch.autograd.grad(logprob, actor, -weight)
+
+
+def is_clipped_gradient(module, n: int, dtype: torch.dtype) -> bool:
+    """Whether a script's gradient is PPO-Clip's to the last bit."""
+    agent, batch = minibatch(n, dtype)
+    names = [name for name, _ in agent.named_parameters()]
+    got = dict(zip(names, gradients(module, agent, batch)))
+    actor = ["actor_logstd", *(name for name in names if name.startswith("actor_mean"))]
+    return all(torch.equal(got[k], y) for k, y in zip(actor, derived(agent, batch), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [32, 60, 64, 100, 1000])
+def test_the_forms_have_the_clipped_gradient(n, dtype):
+    for form in FORMS:
+        assert is_clipped_gradient(MODULES[form], n, dtype), form
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [60, 64])
+@pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
+def test_a_control_has_another_gradient(control, n, dtype):
+    assert not is_clipped_gradient(load(*control), n, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "args",
+    [{}, {"clip_coef": 0.05}, {"clip_coef": 0.5}, {"ent_coef": 0.01}, {"clip_vloss": False}],
+    ids=str,
+)
+def test_every_parameter_has_one_gradient(args, dtype):
+    for seed in range(5):
+        agent, batch = minibatch(60, dtype, seed)
+        clip, phi, klip = (gradients(MODULES[form], agent, batch, **args) for form in FORMS)
+        for x, y, z in zip(clip, phi, klip, strict=True):
+            assert torch.equal(x, y) and torch.equal(x, z) and x.any()
+
+
+def test_the_score_by_hand():
+    """`derived` leans on autograd for grad log pi; here it is written out, for log sigma."""
+    agent, batch = minibatch(100, torch.float64)
+    _, actions, old_logprob, _, _, _, advantages, _ = (x.numpy() for x in batch)
+    with torch.no_grad():
+        mean, sigma = agent.actor_mean(batch[0]).numpy(), agent.actor_logstd.exp().numpy()
+    z = (actions - mean) / sigma
+    ratio = np.exp((-(z**2) / 2 - np.log(sigma * np.sqrt(2 * np.pi))).sum(1) - old_logprob)
+    weight = np.where(ratio > 1.2, np.minimum(advantages, 0), advantages)
+    weight = np.where(ratio < 0.8, np.maximum(weight, 0), weight) * ratio / 100
+    by_hand = -(weight[:, None] * (z**2 - 1)).sum(0)  # d log pi / d log sigma = z^2 - 1
+    np.testing.assert_allclose(derived(agent, batch)[0].numpy(), by_hand, rtol=1e-9)
+    for form in FORMS:  # the first parameter is log sigma
+        got = gradients(MODULES[form], agent, batch)[0].numpy()
+        np.testing.assert_allclose(got, by_hand, rtol=1e-9)
+
+
+def test_control_mean_over_a_minibatch_of_60():
+    """Averaging the objective instead of dividing A before it holds for powers of two only."""
+    clip, klip = load("clip", *MEAN), load("klip", *MEAN)
+
+    def agree(n: int) -> bool:
+        agent, batch = minibatch(n)
+        pairs = zip(gradients(clip, agent, batch), gradients(klip, agent, batch))
+        return all(torch.equal(x, y) for x, y in pairs)
+
+    assert agree(64) and not agree(60)
+
+
+def per_sample(module, logratio, advantages, epsilon: float = 0.2) -> torch.Tensor:
+    """Gradient [N] of a script's objective with respect to each sample's log pi.
+
+    The agent is a stub whose log pi is a leaf; against an old log pi of 0 the ratio is its exp.
+    """
+    logprob, zeros = logratio.clone().requires_grad_(), torch.zeros_like(logratio)
+    column, zero = zeros.unsqueeze(-1), zeros[:1]
+    agent = SimpleNamespace(
+        actor_mean=lambda obs: obs,
+        critic=lambda obs: obs,
+        actor_logstd=zero,
+        logprob=lambda mean, actions: logprob,
+    )
+    samples = (column, column, zeros, column, column, zeros, advantages, zeros)
+    loss, _ = module.ppo_loss(agent, module.Args(clip_coef=epsilon), *samples)
+    return -torch.autograd.grad(loss, logprob)[0]
+
+
+def theory(logratio, advantages, epsilon: float = 0.2) -> torch.Tensor:
+    """A / N w off the kill set and 0 on it, [N]."""
+    ratio = logratio.exp()
+    gradient = advantages / len(advantages) * ratio
+    gradient[killed(ratio, advantages, epsilon)] = 0
+    return gradient
+
+
+def log_of(ratio: np.float32) -> torch.Tensor:
+    """A float32 whose exp is exactly `ratio`: near 1 they lie close enough to reach every one."""
+    steps = torch.arange(-64, 65) * 2.0**-26
+    near = torch.tensor(ratio).log() + steps
+    exact = near[near.exp() == torch.tensor(ratio)]
+    assert len(exact), f"no float32 has the exponential {ratio!r}"
+    return exact[0]
+
+
+def boundary_errors(module, epsilon: float, side: int, offset: int, n: int) -> float:
+    """Fraction of n random advantages whose gradient is wrong `offset` floats beyond 1 + side
+    epsilon (inside the band if negative)."""
+    ratio = np.float32(1 + side * epsilon)
+    for _ in range(abs(offset)):
+        ratio = np.nextafter(ratio, np.float32(np.inf * side * offset))
+    logratio = log_of(ratio).repeat(n)
+    assert (logratio.exp() == torch.tensor(ratio)).all()
+    advantages = torch.randn(n, generator=torch.Generator().manual_seed(offset + 10))
+    expected = theory(logratio, advantages, epsilon)
+    none = (expected == 0) & (advantages != 0)
+    assert torch.equal(none, (advantages * side > 0) & (offset > 0)), "theory() is wrong"
+    return (per_sample(module, logratio, advantages, epsilon) != expected).double().mean().item()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("offset", range(-3, 4))
+@pytest.mark.parametrize("side", [-1, 1])
+def test_exact_at_the_boundary(form, side, offset):
+    """The gradient is whole on 1 +- epsilon and within, and 0 from the next float on."""
+    assert boundary_errors(MODULES[form], 0.2, side, offset, n=1_000_000) == 0
+    for epsilon in (0.05, 0.1, 0.3, 0.5):
+        assert boundary_errors(MODULES[form], epsilon, side, offset, n=20_000) == 0
+
+
+@pytest.mark.parametrize("side, least", [(-1, 0.05), (1, 0.015)])
+def test_control_float32_min_one_float_beyond_the_boundary(side, least):
+    """There two float32 products can tie, and torch.min gives half the gradient: over all samples,
+    of which half are on the kill side, that was 9.7 % below 0.8 and 3.1 % above 1.2."""
+    plain = load("clip", DOUBLE)
+    assert boundary_errors(plain, 0.2, side, 1, n=1_000_000) > least
+    assert boundary_errors(plain, 0.2, side, 0, n=1_000_000) == 0
+    for control in CONTROLS.values():
+        assert boundary_errors(load(*control), 0.2, side, 1, n=1000) > 0.2
+
+
+# exp() reaches from 0 to 3e38; with these advantages every product stays a finite float32, and no
+# half of one (the min halves a gradient and adds the halves up) is too small for a float32.
+EDGES = [log_of(np.float32(1 + side * 0.2)).item() for side in (-1, 1)]
+LOGRATIOS = st.one_of(
+    st.floats(-110, 80, width=32),
+    st.floats(-0.5, 0.5, width=32),
+    st.sampled_from([0.0, -0.0, *EDGES]),
+    st.sampled_from(EDGES).map(lambda x: float(np.nextafter(np.float32(x), np.float32(9)))),
+    st.sampled_from(EDGES).map(lambda x: float(np.nextafter(np.float32(x), np.float32(-9)))),
+)
+SIZES = st.floats(np.float32(1e-30).item(), 1024, width=32)
+ADVANTAGES = st.one_of(SIZES, SIZES.map(lambda a: -a), st.sampled_from([0.0, -0.0]))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.tuples(LOGRATIOS, ADVANTAGES), min_size=1, max_size=40))
+def test_any_ratio_and_any_advantage(samples):
+    logratio, advantages = torch.tensor(samples).unbind(1)
+    expected = theory(logratio, advantages)
+    for form in FORMS:
+        assert torch.equal(per_sample(MODULES[form], logratio, advantages), expected), form
+
+
+def block(variant: str, **names: torch.Tensor) -> SimpleNamespace:
+    """What the lines between a script's markers make of the quantities they read."""
+    source = script(variant).read_text()
+    lines = source.split("# --- policy loss ---\n")[1].split("    # --- end of policy loss ---")[0]
+    scope = names | {"torch": torch}
+    exec(textwrap.dedent(lines), scope)  # noqa: S102 (our own scripts)
+    return SimpleNamespace(**scope)
+
+
+def test_values():
+    """min and Phi are one value, w A + beta log pi another; where Phi and beta stand and how."""
+    torch.manual_seed(0)
+    ratio, advantages = torch.randn(100_000).exp(), torch.randn(100_000)
+    advantages[:100] = 0
+    kill = killed(ratio, advantages, 0.2)
+    names = {"ratio": ratio, "clipped": ratio.clamp(0.8, 1.2), "advantages": advantages.double()}
+    names |= {"kill": kill, "logprob": torch.randn(100_000) - 3}
+    clip, phi, klip = (block(form, **names) for form in FORMS)
+    torch.testing.assert_close(clip.objective, phi.objective, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(clip.objective[~kill], klip.objective[~kill], rtol=0, atol=0)
+    assert ((clip.objective - klip.objective).abs()[kill] > 1e-3).double().mean() > 0.9
+    assert torch.equal(phi.phi > 0, kill) and (phi.phi >= 0).all()
+    assert torch.equal(klip.beta != 0, kill)
+    assert torch.equal(klip.beta[kill].sign(), -advantages[kill].sign().double())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_partition_it_logs(variant):
+    agent, batch = minibatch(100)
+    _, logged = MODULES[variant].ppo_loss(agent, MODULES[variant].Args(), *batch)
+    logratio, kill, passing = logged[3:]
+    ratio, advantages = logratio.exp(), batch[6]
+    assert torch.equal(kill, killed(ratio, advantages, 0.2))
+    assert torch.equal(passing, killed(ratio, -advantages, 0.2))
