@@ -122,9 +122,11 @@ if [ "$mode" = list ]; then
   exit
 fi
 
-packages='"torch", "gymnasium", "mujoco", "tyro", "tensorboard", "tqdm"'
-"$PYTHON" -c "import importlib.util as u; exit(not all(map(u.find_spec, ($packages))))" ||
-  fail "$PYTHON lacks packages: pip install -r requirements.txt, or name another in PYTHON"
+needed='import importlib.util as u
+packages = "torch", "gymnasium", "mujoco", "tyro", "tensorboard", "tqdm"
+exit(not all(map(u.find_spec, packages)))'
+"$PYTHON" -c "$needed" 2> /dev/null ||
+  fail "$PYTHON is missing or lacks packages: pip install -r requirements.txt, or set PYTHON"
 [ "$mode" = report ] && exec "$PYTHON" benchmark/report.py "$out" "$results"
 
 if [ -n "$SLURM_ARRAY_TASK_ID" ]; then

@@ -4,14 +4,16 @@ import ast
 import hashlib
 import json
 import re
+import runpy
 import sys
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import VARIANTS, load, scalars, script, start, start_all
+from conftest import VARIANTS, load, scalars, script, start
 
 MODULES = {variant: load(variant) for variant in VARIANTS}
 QUICK = "--env-id Hopper-v4 --num-steps 64 --num-minibatches 2 --total-timesteps 192 --no-cuda"
@@ -58,30 +60,42 @@ BAD = {
 }
 
 
-@pytest.fixture(scope="module")
-def refused(tmp_path_factory):
-    """What the scalar script, which has all arguments, says to every line of BAD; the folder."""
-    folder = tmp_path_factory.mktemp("bad")
-    (folder / "finished").mkdir()
-    (folder / "finished" / "result.json").write_text("{}")
-    (folder / "a_file").write_text("")
-    commands = [[script("kl_scalar"), *QUICK.split(), *bad.split()] for bad in BAD]
-    outputs = start_all(commands, folder, CXX="no-such-compiler")
-    return dict(zip(BAD, outputs, strict=True)), folder
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a finished run and a file."""
+    (tmp_path / "finished").mkdir()
+    (tmp_path / "finished" / "result.json").write_text("{}")
+    (tmp_path / "a_file").write_text("")
+    return tmp_path
+
+
+def is_refused(code: int, out: str, error: str, folder, bad: str, hint: str) -> bool:
+    """Whether a command said what is wrong in one line and left the folder as it was."""
+    assert code == 2, error
+    assert out == "" and error.count("\n") == 1
+    assert error.startswith("ppo_kl_scalar_continuous.py: error: ")
+    assert bad.split()[0] in error and hint in error
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return names == {"finished", "finished/result.json", "a_file"}
 
 
 @pytest.mark.parametrize("bad, hint", BAD.items(), ids=BAD)
-def test_bad_input_gets_one_line(refused, bad, hint):
-    done = refused[0][bad]
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == "" and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("ppo_kl_scalar_continuous.py: error: ")
-    assert bad.split()[0] in done.stderr and hint in done.stderr
+def test_bad_input_gets_one_line(monkeypatch, capsys, folder, bad, hint):
+    """The scalar script, which has all arguments, as a program, though in this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    program = str(script("kl_scalar"))
+    monkeypatch.setattr(sys, "argv", [program, *QUICK.split(), *bad.split()])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(program, run_name="__main__")
+    assert is_refused(stop.value.code, *capsys.readouterr(), folder, bad, hint)
 
 
-def test_bad_input_leaves_nothing(refused):
-    names = {str(path.relative_to(refused[1])) for path in refused[1].rglob("*")}
-    assert names == {"finished", "finished/result.json", "a_file"}
+@pytest.mark.parametrize("bad", ["--env-id Walker2-v4", "--run-dir a_file", "--gamma nan"])
+def test_bad_input_in_a_process_of_its_own(folder, bad):
+    done = start([script("kl_scalar"), *QUICK.split(), *bad.split()], folder)
+    assert is_refused(done.returncode, done.stdout, done.stderr, folder, bad, BAD[bad])
 
 
 @pytest.mark.parametrize("bad", ["--env-i Hopper-v4", "--gamma much", "--num-steps 1.5"])
@@ -109,7 +123,8 @@ def test_help_shows_every_argument(tmp_path, variant):
     done = start([script(variant), "--help"], tmp_path, COLUMNS="100")
     assert done.returncode == 0 and not [*tmp_path.iterdir()]
     words = " ".join(done.stdout.replace("│", " ").split())
-    comments = dict(re.findall(r"^    (\w+): .* = .*  # (.*)$", script(variant).read_text(), re.M))
+    pattern = re.compile(r"^    (\w+): .* = .*  # (.*)$", re.MULTILINE)
+    comments = dict(pattern.findall(script(variant).read_text()))
     for group in (MODULES[variant].Run, MODULES[variant].Args):
         for field in fields(group):
             assert f"--{field.name.replace('_', '-')}" in words
@@ -137,8 +152,9 @@ def test_what_a_run_leaves(finished):
     assert config.keys() == arguments | {"device", "versions"}
     assert config["versions"].keys() == {"python", "torch", "gymnasium", "mujoco", "numpy"}
     result = json.loads((run_dir / "result.json").read_text())
-    more = "global_step episodic_return weights_sha256 kill_fraction sps wall_time_s".split()
-    assert result.keys() == config.keys() | set(more) and result["global_step"] == 192
+    more = {"global_step", "episodic_return", "weights_sha256", "kill_fraction"}
+    assert result.keys() == config.keys() | more | {"sps", "wall_time_s"}
+    assert result["global_step"] == 192
 
     state = torch.load(run_dir / "agent.pt", weights_only=True)
     data = b"".join(y.numpy().tobytes() for y in state.values())
@@ -147,8 +163,9 @@ def test_what_a_run_leaves(finished):
     assert result["kill_fraction"] == pytest.approx(np.mean(logged["partition/kill"]))
     parts = [logged[f"partition/{name}"] for name in ("in", "kill", "pass")]
     assert np.sum(parts, 0) == pytest.approx([1, 1, 1])
-    losses = "policy_loss value_loss entropy approx_kl clipfrac explained_variance kl".split()
-    for name in [f"losses/{x}" for x in losses] + ["charts/learning_rate", "charts/SPS"]:
+    for name in ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "kl"):
+        assert len(logged[f"losses/{name}"]) == 3, name
+    for name in ("losses/explained_variance", "charts/learning_rate", "charts/SPS"):
         assert len(logged[name]) == 3, name
 
 
@@ -217,7 +234,7 @@ def test_two_runs_of_one_second_get_two_folders(monkeypatch, tmp_path):
     paths = [module.make_run_dir(module.Run(), {"run": i}) for i in range(3)]
     name = "runs/HalfCheetah-v4__ppo_klip_continuous__1__"
     assert paths == [f"{name}{second}" for second in (1000, 1001, 1002)]
-    assert [json.load(open(f"{path}/config.json"))["run"] for path in paths] == [0, 1, 2]
+    assert [json.loads(Path(path, "config.json").read_text())["run"] for path in paths] == [0, 1, 2]
 
 
 def test_importing_runs_nothing(tmp_path):

@@ -28,14 +28,15 @@ def train(module, folder, env_id="Hopper-v4", seed=1, rollouts=3, **args) -> dic
 
 @pytest.fixture(scope="module")
 def on_tasks(tmp_path_factory):
-    """A folder with a run of each form on each task, and on one task of each script once more."""
+    """A folder with a run of each form on each task; on one also the scalar's, and two again."""
     folder = tmp_path_factory.mktemp("tasks")
     runs = [*itertools.product(TASKS, FORMS), ("Ant-v4", "kl_scalar")]
     runs = [(task, variant, f"{task}-{variant}") for task, variant in runs]
-    runs += [("Ant-v4", variant, f"{variant}-again") for variant in VARIANTS]
+    runs += [("Ant-v4", variant, f"{variant}-again") for variant in ("klip", "kl_scalar")]
     commands = [[script(v), "--env-id", task, "--run-dir", d, *SHORT] for task, v, d in runs]
     for done in start_all(commands, folder):
         assert done.returncode == 0, done.stderr
+        assert "arn" not in done.stderr and "settotalmass" not in done.stderr + done.stdout
     return folder
 
 
@@ -48,7 +49,7 @@ def test_three_forms_one_run(on_tasks, task):
     assert clip["kill_fraction"] == phi["kill_fraction"] == klip["kill_fraction"] > 0.02
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["klip", "kl_scalar"])
 def test_the_same_run_twice(on_tasks, variant):
     one, again = (result(on_tasks / d) for d in (f"Ant-v4-{variant}", f"{variant}-again"))
     assert one["weights_sha256"] == again["weights_sha256"]
