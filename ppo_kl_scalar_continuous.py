@@ -342,7 +342,7 @@ def train(run: Run, args: Args) -> None:
             if args.target_kl and (logratio.exp() - 1 - logratio).mean() > args.target_kl:
                 break
         new = Normal(agent.actor_mean(x).detach(), agent.actor_logstd.detach().exp(), False)
-        kl = kl_divergence(Normal(mean, logstd.exp()), new).sum(-1).mean().item()
+        kl = kl_divergence(Normal(mean, logstd.exp(), False), new).sum(-1).mean().item()
         agent.obs_stats = merge(agent.obs_stats, raw)
 
         # log
