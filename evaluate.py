@@ -113,6 +113,24 @@ def prepare_video() -> None:
     fail(f"--capture-video needs an OpenGL library {found}: {install}")
 
 
+def keep_films(path: str, lengths: list[int]) -> None:
+    """Rename videos.tmp to videos; exits with code 1 if a film has not all frames of its episode.
+
+    moviepy itself does not notice that its ffmpeg failed, on a full disk for one.
+    """
+    from imageio_ffmpeg import count_frames_and_secs
+
+    for k, length in enumerate(lengths):
+        try:
+            frames, _ = count_frames_and_secs(f"{path}/videos.tmp/rl-video-episode-{k}.mp4")
+        except (OSError, RuntimeError):
+            frames = 0
+        if frames != length + 1:
+            fail(f"{path}/videos.tmp holds {frames} of {length + 1} frames: is the disk full?", 1)
+    shutil.rmtree(f"{path}/videos", ignore_errors=True)
+    os.replace(f"{path}/videos.tmp", f"{path}/videos")
+
+
 def describe(error: Exception) -> str:
     """An error in one line."""
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or repr(error)
@@ -153,8 +171,7 @@ def evaluate(
         returns, lengths = play(agent, env, episodes, seed, stochastic)
         env.close()
         if capture_video:
-            shutil.rmtree(f"{path}/videos", ignore_errors=True)
-            os.replace(f"{path}/videos.tmp", f"{path}/videos")
+            keep_films(path, lengths)
         mean, std = float(np.mean(returns)), float(np.std(returns))
         result = {"env_id": run["env_id"], "weights_sha256": run["weights_sha256"]}
         result |= {"episodes": episodes, "stochastic": stochastic, "seed": seed}

@@ -255,6 +255,19 @@ def test_film(run, monkeypatch):
     assert evaluation(run) == filmed
 
 
+@pytest.mark.skipif(not find_spec("moviepy"), reason="moviepy is not installed")
+@pytest.mark.parametrize("content", [None, b"", b"half a film"])
+def test_a_film_that_is_not_whole_gets_no_final_name(run, capsys, content):
+    (run / "videos.tmp").mkdir()
+    if content is not None:
+        (run / "videos.tmp/rl-video-episode-0.mp4").write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.keep_films(str(run), [7])
+    assert stopped.value.code == 1
+    assert "0 of 8 frames: is the disk full?" in capsys.readouterr().err
+    assert not (run / "videos").exists()
+
+
 def test_a_film_follows_the_robot():
     env = evaluate.make_env("Hopper-v4", **evaluate.FILM)
     renderer, model = env.unwrapped.mujoco_renderer, env.unwrapped.model

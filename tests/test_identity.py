@@ -1,13 +1,14 @@
 """clip, phi and klip have one gradient, bit for bit; changed copies of them do not."""
 
 import copy
+import sys
 import textwrap
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import FORMS, VARIANTS, load, script
+from conftest import FORMS, VARIANTS, load, needs_compiler, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,22 +143,33 @@ def test_control_mean_over_a_minibatch_of_60():
     assert agree(64) and not agree(60)
 
 
-def per_sample(module, logratio, advantages, epsilon: float = 0.2) -> torch.Tensor:
-    """Gradient [N] of a script's objective with respect to each sample's log pi.
+class Stub:
+    """An agent whose log pi is the action itself; against an old log pi of 0 the ratio is its exp."""
 
-    The agent is a stub whose log pi is a leaf; against an old log pi of 0 the ratio is its exp.
-    """
-    logprob, zeros = logratio.clone().requires_grad_(), torch.zeros_like(logratio)
-    column, zero = zeros.unsqueeze(-1), zeros[:1]
-    agent = SimpleNamespace(
-        actor_mean=lambda obs: obs,
-        critic=lambda obs: obs,
-        actor_logstd=zero,
-        logprob=lambda mean, actions: logprob,
-    )
-    samples = (column, column, zeros, column, column, zeros, advantages, zeros)
-    loss, _ = module.ppo_loss(agent, module.Args(clip_coef=epsilon), *samples)
-    return -torch.autograd.grad(loss, logprob)[0]
+    actor_logstd = torch.zeros(1)
+
+    def actor_mean(self, obs):
+        return obs
+
+    critic = actor_mean
+
+    def logprob(self, mean, actions):
+        return actions.squeeze(-1)
+
+
+def gradient_by_action(module, agent, args, actions, advantages) -> torch.Tensor:
+    """Gradient [N, 1] of a script's objective with respect to the actions [N, 1]."""
+    zeros = torch.zeros_like(advantages)
+    column = zeros.unsqueeze(-1)
+    samples = (column, actions, zeros, column, column, zeros, advantages, zeros)
+    return -torch.autograd.grad(module.ppo_loss(agent, args, *samples)[0], actions)[0]
+
+
+def per_sample(module, logratio, advantages, epsilon=0.2, function=gradient_by_action):
+    """Gradient [N] of a script's objective with respect to each sample's log pi."""
+    actions = logratio.unsqueeze(-1).requires_grad_()
+    args = module.Args(clip_coef=epsilon)
+    return function(module, Stub(), args, actions, advantages).squeeze(-1)
 
 
 def theory(logratio, advantages, epsilon: float = 0.2) -> torch.Tensor:
@@ -211,6 +223,34 @@ def test_control_float32_min_one_float_beyond_the_boundary(side, least):
     assert boundary_errors(plain, 0.2, side, 0, n=1_000_000) == 0
     for control in CONTROLS.values():
         assert boundary_errors(load(*control), 0.2, side, 1, n=1000) > 0.2
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("trap", [False, True])
+def test_exact_at_the_boundary_when_compiled(monkeypatch, trap):
+    """All floats near both boundaries, for compiled code may round exp() to a neighbour: the three
+    forms agree to the last bit and no gradient is a half one. The trap is the float32 min."""
+    edges = [log_of(np.float32(1 + side * 0.2)) for side in (-1, 1)]
+    logratio = torch.cat([edge + torch.arange(-32, 33) * 2.0**-26 for edge in edges]).repeat(2000)
+    advantages = torch.randn(len(logratio), generator=torch.Generator().manual_seed(0))
+    whole = advantages / len(advantages) * logratio.exp()
+
+    def compiled(module) -> torch.Tensor:
+        monkeypatch.setitem(sys.modules, module.__name__, module)  # where the compiler looks
+        how = {"fullgraph": True, "dynamic": False, "options": {"cpp_wrapper": True}}
+        function = torch.compile(gradient_by_action, **how)
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            return per_sample(module, logratio, advantages, function=function)
+
+    clip = compiled(load("clip", DOUBLE) if trap else MODULES["clip"])
+    halves = (clip != 0) & ~torch.isclose(clip, whole, rtol=1e-6, atol=0)
+    assert halves.any() == trap
+    if not trap:
+        assert torch.equal(clip, compiled(MODULES["phi"]))
+        assert torch.equal(clip, compiled(MODULES["klip"]))
+        inside = (logratio > edges[0] + 2e-7) & (logratio < edges[1] - 2e-7)
+        assert (clip[inside] != 0).all() and (clip == 0).double().mean() > 0.2
 
 
 # exp() reaches from 0 to 3e38; with these advantages every product stays a finite float32, and no

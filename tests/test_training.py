@@ -4,7 +4,17 @@ import itertools
 
 import pytest
 import torch
-from conftest import FORMS, VARIANTS, changed, load, result, scalars, script, start_all
+from conftest import (
+    FORMS,
+    VARIANTS,
+    changed,
+    load,
+    needs_compiler,
+    result,
+    scalars,
+    script,
+    start_all,
+)
 
 MODULES = {variant: load(variant) for variant in VARIANTS}
 TASKS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4")
@@ -133,6 +143,7 @@ def compiled(tmp_path_factory):
     return folder, dict(zip([*VARIANTS, "unclipped"], outputs, strict=True))
 
 
+@needs_compiler
 def test_compiled_forms_are_one_run(compiled):
     folder, _ = compiled
     runs = [result(folder / form) for form in FORMS]
@@ -141,6 +152,7 @@ def test_compiled_forms_are_one_run(compiled):
     assert result(folder / "unclipped")["weights_sha256"] != runs[0]["weights_sha256"]
 
 
+@needs_compiler
 def test_compiled_training_is_the_same_training(compiled, tmp_path):
     """Rounding apart: the runs part, so only the first iteration, and not far, is compared."""
     folder, _ = compiled
@@ -150,6 +162,7 @@ def test_compiled_training_is_the_same_training(compiled, tmp_path):
         assert other[name][0] == pytest.approx(one[name][0], rel=1e-2), name
 
 
+@needs_compiler
 def test_nothing_is_compiled_twice(compiled):
     """Not when the learning rate changes nor, in the scalar script, when beta does."""
     folder, outputs = compiled
