@@ -231,6 +231,7 @@ while :; do
     status=$? cell=${job[$pid]}
     unset "job[$pid]"
     echo "- $pid" >&7
+    [ $status = 130 ] && stop 130  # Ctrl-C, which the run was the first to notice
     describe "$cell"
     if [ -e "$out/$name/result.json" ]; then
       mine=$((mine + 1))

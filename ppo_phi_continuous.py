@@ -382,7 +382,7 @@ def train(run: Run, args: Args) -> None:
 if __name__ == "__main__":
     threading.excepthook = lambda _: None  # train meets the event writer's errors as well
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        signal.signal(number, lambda number, _: (sys.stderr.close(), sys.exit(128 + number)))
     try:
         tyro.cli(train, config=(tyro.conf.OmitArgPrefixes,))
     except OSError as error:
