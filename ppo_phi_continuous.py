@@ -47,7 +47,7 @@ class Run:
     run_dir: str | None = None  # run folder, by default runs/{env_id}__{exp_name}__{seed}__{time}
     torch_deterministic: bool = True  # only deterministic algorithms, on the GPU too
     cuda: bool = True  # evaluate and update on the GPU if there is one
-    compile: bool = False  # compile the update: half a minute and a C++ compiler, then faster
+    compile: bool = False  # compile the update: takes a C++ compiler and some 15 s, then faster
     track: bool = False  # mirror the run to Weights & Biases (pip install wandb)
     wandb_project_name: str = "klip-ppo"  # its project there
     wandb_entity: str | None = None  # its team there
