@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import VARIANTS, load, scalars, script, start
+from conftest import VARIANTS, load, needs_compiler, scalars, script, start
 
 MODULES = {variant: load(variant) for variant in VARIANTS}
 QUICK = "--env-id Hopper-v4 --num-steps 64 --num-minibatches 2 --total-timesteps 192 --no-cuda"
@@ -245,6 +245,14 @@ def test_importing_runs_nothing(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("how", [[], pytest.param(["--compile"], marks=needs_compiler)])
+def test_only_compile_loads_the_compiler(tmp_path, how):
+    """70 MB and most of a second; torch.optim.Adam would load it, too."""
+    code = f"import runpy, sys; runpy.run_path({str(script('klip'))!r}, run_name='__main__'); "
+    done = start(["-c", code + "print(*sys.modules)", *QUICK.split(), *how], tmp_path)
+    assert ("torch._dynamo" in done.stdout.split()) == bool(how), done.stderr
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_imports(variant):
     """Nothing of the repository, and inside functions only what few runs need."""
@@ -255,5 +263,5 @@ def test_imports(variant):
         names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
         return {name.split(".")[0] for name in names} - sys.stdlib_module_names
 
-    assert imported(tree.body) == {"torch", "gymnasium", "numpy", "tyro", "tqdm"}
-    assert imported(ast.walk(tree)) - imported(tree.body) <= {"mujoco", "wandb"}
+    assert imported(tree.body) == {"torch", "gymnasium", "mujoco", "numpy", "tyro", "tqdm"}
+    assert imported(ast.walk(tree)) - imported(tree.body) <= {"wandb"}
