@@ -27,7 +27,6 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy acts on a few rows, where more
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # one graph needs no pool of compilers
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 import torch
 import tyro
@@ -104,7 +103,9 @@ def check(run: Run, args: Args) -> None:
 
 
 def make_env(env_id: str, **kwargs) -> gym.Env:
-    """Make an environment that warns only of what its user can change, or exit with code 2."""
+    """An environment that warns of nothing its user cannot change; exits with 2 if it won't do."""
+    import mujoco  # whose warnings would also land in a file in the current folder
+
     mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or tqdm.write(text))
     gym.logger.min_level = gym.logger.ERROR  # the v4 tasks are deprecated, and the paper's
     try:
@@ -251,8 +252,7 @@ def train(run: Run, args: Args) -> None:
     low, high = box.low.ravel(), box.high.ravel()
     now = np.float32([env.reset(seed=run.seed + n)[0].ravel() for n, env in enumerate(envs)])
     obs, next_obs = np.zeros((2, *shape, now.shape[1]), np.float32)  # next: the true successors
-    actions = np.zeros((*shape, low.size), np.float32)  # as sampled, unclipped
-    rewards, carry = np.zeros(shape), np.zeros((3, args.num_envs))
+    actions, rewards = np.zeros((*shape, low.size), np.float32), np.zeros(shape)  # as sampled
     terminated, done = np.zeros((2, *shape), bool)  # done: terminated or truncated
     agent = Agent(obs.shape[-1], actions.shape[-1]).to(device)
     weights = nn.utils.parameters_to_vector(agent.parameters()).detach()
@@ -278,7 +278,7 @@ def train(run: Run, args: Args) -> None:
     line = "{desc}{n_fmt}/{total_fmt} steps, {rate_fmt}, {remaining} left{postfix}\n"
     how = {} if sys.stderr.isatty() else {"mininterval": 10, "bar_format": line}
     bar = tqdm(total=num_iterations * batch_size, unit=" steps", leave=False, **how)
-    start, final, kills, kl = time.time(), [], [], None
+    start, carry, final, kills, kl = time.time(), np.zeros((3, args.num_envs)), [], [], None
     for iteration in range(1, num_iterations + 1):
         lr = args.learning_rate * (1 - (iteration - 1) / num_iterations if args.anneal_lr else 1)
 
