@@ -25,8 +25,6 @@ import tyro
 
 from ppo_klip_continuous import Agent, fail, make_env, write
 
-FILM = {"render_mode": "rgb_array", "camera_name": "track"}  # a camera that follows the robot
-
 
 def load(path: str) -> tuple[Agent, dict]:
     """The agent and result.json of the finished run in a folder; exits with code 2 if it has none.
@@ -113,6 +111,13 @@ def prepare_video() -> None:
     fail(f"--capture-video needs an OpenGL library {found}: {install}")
 
 
+def film(env_id: str) -> dict[str, str]:
+    """What makes an environment show pictures, with Gymnasium's MuJoCo tasks as seen from the
+    camera that follows the robot; others may not take its name."""
+    ours = ".mujoco." in str(gym.spec(env_id).entry_point)
+    return {"render_mode": "rgb_array"} | ({"camera_name": "track"} if ours else {})
+
+
 def keep_films(path: str, lengths: list[int]) -> None:
     """Rename videos.tmp to videos; exits with code 1 if a film has not all frames of its episode.
 
@@ -164,7 +169,7 @@ def evaluate(
     torch.set_num_threads(1)
     loaded = [load(path) for path in runs]
     for path, (agent, run) in zip(runs, loaded):
-        env = make_env(run["env_id"], **(FILM if capture_video else {}))
+        env = make_env(run["env_id"], **(film(run["env_id"]) if capture_video else {}))
         if capture_video:
             shutil.rmtree(f"{path}/videos.tmp", ignore_errors=True)
             env = gym.wrappers.RecordVideo(env, f"{path}/videos.tmp", lambda _: True)

@@ -269,7 +269,11 @@ def test_a_film_that_is_not_whole_gets_no_final_name(run, capsys, content):
 
 
 def test_a_film_follows_the_robot():
-    env = evaluate.make_env("Hopper-v4", **evaluate.FILM)
+    env = evaluate.make_env("Hopper-v4", **evaluate.film("Hopper-v4"))
     renderer, model = env.unwrapped.mujoco_renderer, env.unwrapped.model
     assert renderer.camera_id == 0 and model.camera(0).name == "track"
     env.close()
+
+
+def test_a_film_of_another_task_asks_for_no_camera():
+    evaluate.make_env("Pendulum-v1", **evaluate.film("Pendulum-v1")).close()
