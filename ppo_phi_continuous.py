@@ -46,7 +46,7 @@ class Run:
     total_timesteps: int = 1_000_000  # environment steps, rounded down to whole rollouts
     exp_name: str = os.path.basename(__file__).removesuffix(".py")  # in run folder and results
     run_dir: str | None = None  # run folder, by default runs/{env_id}__{exp_name}__{seed}__{time}
-    torch_deterministic: bool = True  # only deterministic algorithms, on the GPU too
+    torch_deterministic: bool = True  # deterministic algorithms on the GPU; on the CPU always
     cuda: bool = True  # evaluate and update on the GPU if there is one
     compile: bool = False  # compile the update: takes a C++ compiler and some 15 s, then faster
     track: bool = False  # mirror the run to Weights & Biases (pip install wandb)
@@ -72,7 +72,7 @@ class Args:
     ent_coef: float = 0.0  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # bound on the norm of the whole gradient
-    target_kl: float | None = None  # end the epochs when one's mean approx_kl exceeds this
+    target_kl: float | None = None  # end the epochs after one whose mean approx_kl exceeds this
 
 
 def fail(message: str, code: int = 2):
@@ -168,7 +168,7 @@ def ppo_loss(
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     # A / N is summed, not A averaged, so that all forms round the same products; and in float64,
     # which holds the product of two float32 numbers, the min sees no false tie beyond the band.
-    advantages = (advantages / len(advantages)).double()  # A
+    advantages = (advantages / len(advantages)).double()  # A / N, called A below
     side = (ratio - clipped).detach() * advantages
     kill = side > 0  # w > 1 + epsilon and A > 0, or w < 1 - epsilon and A < 0
     passing = side < 0  # outside the band too, but with the other sign of A
@@ -208,8 +208,8 @@ def recurrence(x: np.ndarray, decay: np.ndarray, start: np.ndarray) -> np.ndarra
 
 
 def gae(rewards, values, next_values, terminated, done, gamma, gae_lambda) -> np.ndarray:
-    """Advantages (Schulman et al. 2016, eq. 16) from arrays [T, N]; termination is worth 0 after,
-    a truncation the value of its final observation (in next_values); `done` is either."""
+    """Advantages (Schulman et al. 2016, eq. 16) from arrays [T, N]. What follows a termination is
+    worth 0, what follows a truncation the value of its final observation; `done` is either."""
     delta = rewards + gamma * next_values * ~terminated - values
     decay, start = gamma * gae_lambda * ~done, np.zeros(delta.shape[1])
     return recurrence(delta[::-1], decay[::-1], start)[::-1]
@@ -252,7 +252,7 @@ def train(run: Run, args: Args) -> None:
     low, high = box.low.ravel(), box.high.ravel()
     now = np.float32([env.reset(seed=run.seed + n)[0].ravel() for n, env in enumerate(envs)])
     obs, next_obs = np.zeros((2, *shape, now.shape[1]), np.float32)  # next: the true successors
-    actions, rewards = np.zeros((*shape, low.size), np.float32), np.zeros(shape)  # as sampled
+    actions, rewards = np.zeros((*shape, low.size), np.float32), np.zeros(shape)  # not clipped
     terminated, done = np.zeros((2, *shape), bool)  # done: terminated or truncated
     agent = Agent(obs.shape[-1], actions.shape[-1]).to(device)
     weights = nn.utils.parameters_to_vector(agent.parameters()).detach()

@@ -323,6 +323,7 @@ class Report:
         text = f"""# Four forms of PPO's policy loss
 
 {len(self.runs)} runs of {total:,} steps; seeds per task and arm: {number}.
+Figures and curves.csv show means of {self.width} iterations, the tables every iteration.
 {versions}, Python {setup.get("python")}, {setup["device"]}, {compiled}.
 Paper: Colletti and Holzinger, KLip-PPO, arXiv 2606.23932.
 
@@ -363,8 +364,9 @@ Of one run, the median over seeds, next to whatever else its machine was doing.
             text += "\n## Left out\n\n" + "".join(f"* {line}\n" for line in self.left_out)
         (self.to / "report.md").write_text(text)
 
-    def panels(self, plt, strip: bool = False) -> tuple:
-        """A figure and an axis per task, with `strip` a low one under each; one more for a legend."""
+    def panels(self, plt, strip: bool = False, arms: tuple = tuple(ARMS)) -> tuple:
+        """A figure and an axis per task, its title with the seeds of `arms`; with `strip` a low one
+        under each; one more for a legend."""
         from matplotlib.ticker import EngFormatter
 
         count = len(self.envs) + 1  # the last cell takes the legend
@@ -381,8 +383,8 @@ Of one run, the median over seeds, next to whatever else its machine was doing.
             axes.append((tops, figure.add_subplot(grid[row + 1, column])) if strip else tops)
         for i, env_id in enumerate(self.envs):
             top, *low = axes[i] if strip else (axes[i],)
-            counts = sorted({len(self.seeds(env_id, arm)) for arm in ARMS} - {0})
-            number = " or ".join(map(str, counts))
+            counts = sorted({len(self.seeds(env_id, arm)) for arm in arms} - {0})
+            number = " or ".join(map(str, counts)) or "no"
             top.set_title(f"{env_id}, {number} seed{'s' if counts != [1] else ''}")
             (low[0] if low else top).set_xlabel("environment steps")
             for axis in (top, *low):
@@ -391,11 +393,11 @@ Of one run, the median over seeds, next to whatever else its machine was doing.
                 axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         return figure, axes
 
-    def legend(self, axis, handles: list) -> None:
+    def legend(self, axis, handles: list, arms: tuple = tuple(ARMS)) -> None:
         """Turn an axis into a legend."""
         from matplotlib.patches import Patch
 
-        if len({seed for _, _, seed in self.runs}) > 1:
+        if len({seed for _, arm, seed in self.runs if arm in arms}) > 1:
             handles = [*handles, Patch(color="0.85", label="95 % interval of the mean")]
         axis.axis("off")
         axis.legend(handles=handles, loc="center left", handlelength=3.4, frameon=False)
@@ -454,7 +456,7 @@ Of one run, the median over seeds, next to whatever else its machine was doing.
             axes[-1][1].axis("off")
             self.save(plt, figure, "learning_curves")
 
-            figure, axes = self.panels(plt)
+            figure, axes = self.panels(plt, arms=("clip",))
             sets = {"kill": ("#0072B2", "-"), "pass": ("#E69F00", (0, (4, 1.5)))}
             for env_id, axis in zip(self.envs, axes):
                 for part, (color, dashes) in sets.items():
@@ -474,7 +476,7 @@ Of one run, the median over seeds, next to whatever else its machine was doing.
                 for part, (c, s) in sets.items()
             ]
             handles.append(Line2D([], [], label="kill, the paper's mean", **grey))
-            self.legend(axes[-1], handles)
+            self.legend(axes[-1], handles, arms=("clip",))
             self.save(plt, figure, "partition")
 
             figure, axes = self.panels(plt)
