@@ -172,7 +172,7 @@ start() {
   (
     exec 7>&- >> "$out/$name.log" 2>&1
     "$PYTHON" -S -c "$lock" || exit
-    [ -e "$out/$name/result.json" ] && exit
+    [ -e "$out/$name/result.json" ] && exit 75  # another copy was quicker
     : > "$out/$name.log"
     rm -rf "${out:?}/$name"
     exec "${cmd[@]}"
@@ -233,12 +233,12 @@ while :; do
     echo "- $pid" >&7
     [ $status = 130 ] && stop 130  # Ctrl-C, which the run was the first to notice
     describe "$cell"
-    if [ -e "$out/$name/result.json" ]; then
+    if [ $status = 75 ]; then
+      held+=("$cell")
+    elif [ -e "$out/$name/result.json" ]; then
       mine=$((mine + 1))
       measure
       [ -t 1 ] || say "$name finished: $progress"
-    elif [ $status = 75 ]; then
-      held+=("$cell")
     else
       failed+=("$name")
       say "$name FAILED with exit status $status; the end of $out/$name.log:"

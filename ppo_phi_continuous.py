@@ -239,9 +239,9 @@ def make_run_dir(run: Run, config: dict) -> str:
 def train(run: Run, args: Args) -> None:
     """Train PPO on a continuous-control task and leave the results in the run folder."""
     check(run, args)
-    device = torch.device("cuda" if run.cuda and torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":  # on the CPU one thread is enough to be deterministic
-        os.environ |= {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TRITON_DEFAULT_FP_FUSION": "0"}
+    device = torch.device("cuda" if (gpu := run.cuda and torch.cuda.is_available()) else "cpu")
+    if gpu:  # on the CPU one thread is enough to be deterministic
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(run.torch_deterministic)
     torch.set_num_threads(1)  # also the fastest for nets this small
     torch.manual_seed(run.seed)
@@ -259,11 +259,11 @@ def train(run: Run, args: Args) -> None:
     nn.utils.vector_to_parameters(weights, agent.parameters())  # views: Adam takes one vector
     moments = [0 * weights], [0 * weights], [], [weights.new_zeros(())]  # means of g, g^2; steps
     adam_args = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-5, "weight_decay": 0.0, "amsgrad": False}
-    return_stats = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
-    gradient_fn = gradient
+    return_stats, gradient_fn = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64), gradient
     if run.compile:
         torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-        options = {"triton.cudagraphs": True} if device.type == "cuda" else {"cpp_wrapper": True}
+        # on the GPU CUDA graphs, and no fused multiply-adds, which would round the forms apart
+        options = {"triton.cudagraphs": gpu, "emulate_precision_casts": gpu, "cpp_wrapper": not gpu}
         gradient_fn = torch.compile(gradient, fullgraph=True, dynamic=False, options=options)
     versions = {p: version(p) for p in ("torch", "gymnasium", "mujoco", "numpy")}
     versions["python"] = sys.version.split()[0]

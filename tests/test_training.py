@@ -13,6 +13,7 @@ from conftest import (
     result,
     scalars,
     script,
+    start,
     start_all,
 )
 
@@ -188,13 +189,26 @@ def test_control_a_float_beta_is_compiled_twice(tmp_path):
     assert done.returncode == 0 and "Recompiling function gradient" in done.stderr
 
 
+def test_the_option_that_keeps_triton_from_fusing_multiply_and_add():
+    """Its name does not tell; a fused one would leave kills of the beta_t form a gradient."""
+    code = """
+import torch._inductor.config as config
+from torch._inductor.codegen.triton import TritonKernel
+assert TritonKernel.triton_meta_common()["enable_fp_fusion"]
+with config.patch(emulate_precision_casts=True):
+    assert not TritonKernel.triton_meta_common()["enable_fp_fusion"]"""
+    done = start(["-c", code], script("klip").parent)
+    assert done.returncode == 0, done.stderr
+
+
 @needs_gpu
 @pytest.mark.parametrize("how", [[], ["--compile"]], ids=["eager", "compiled"])
 def test_on_cuda_three_forms_one_run(tmp_path, how):
     commands = [[script(form), *SMALL, *how, "--run-dir", form] for form in FORMS]
-    for done in start_all(commands, tmp_path, TORCH_LOGS="recompiles"):
+    for done in start_all(commands, tmp_path, TORCH_LOGS="recompiles,cudagraphs"):
         assert done.returncode == 0, done.stderr
         assert "ecompil" not in done.stderr
+        assert done.stderr.count("Recording function=") == bool(how)  # one CUDA graph
     runs = [result(tmp_path / form) for form in FORMS]
     assert runs[0]["device"] == "cuda" and runs[0]["kill_fraction"] > 0.02
     assert len({run["weights_sha256"] for run in runs}) == 1
