@@ -381,7 +381,7 @@ def train(run: Run, args: Args) -> None:
 
 if __name__ == "__main__":
     threading.excepthook = lambda _: None  # train meets the event writer's errors as well
-    for n in (signal.SIGINT, signal.SIGTERM):  # end without a word, of libraries either
+    for n in (signal.SIGINT, signal.SIGTERM):  # end without a word, from libraries too
         signal.signal(n, lambda n, _: (os.dup2(os.open(os.devnull, 1), 2), sys.exit(128 + n)))
     try:
         tyro.cli(train, config=(tyro.conf.OmitArgPrefixes,))
