@@ -1,0 +1,10 @@
+# DPO: beta = -w A tanh(x)^2 above w = 1, -A tanh(y)^2 below, Discovered PO, arXiv 2210.05639
+# A drift found by meta-learning and put into a formula: x = (w - 1) A / 2 for A > 0, and
+# y = log(w) A / 0.6 for A < 0. It has no epsilon, and it grows with A, which is normalised.
+# Not Direct Preference Optimization.
+unscaled = advantages * len(advantages)  # A, not A / N
+above = -ratio * advantages * torch.tanh((ratio - 1) * unscaled / 2.0) ** 2
+below = -advantages * torch.tanh(logratio * unscaled / 0.6) ** 2
+drift = torch.where(advantages > 0, above, below)
+beta = torch.where((ratio - 1) * advantages > 0, drift, 0.0).detach()
+objective = ratio * advantages + beta * logprob
