@@ -1,4 +1,4 @@
-"""Play finished runs of any of the four scripts and report their return.
+"""Play runs of any of the scripts, finished or not, and report their return.
 
     python evaluate.py runs/Walker2d-v4__ppo_klip_continuous__1__1790000000
     python evaluate.py runs/* --episodes 100 --stochastic
@@ -8,65 +8,167 @@ Prints one line per run and writes evaluation.json (and videos/*.mp4) into its f
 call gives the same numbers, whichever other runs are in it.
 """
 
-import json
-import os
-import shutil
 import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends imports and play in silence
+
+import json
+import math
+import os
+import random
+import shutil
 import subprocess
 import sys
 import warnings
 from hashlib import sha256
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 
-from ppo_klip_continuous import Agent, fail, make_env, write
+from ppo_klip_continuous import Agent, fail, make_env, write_file
 
-
-def load(path: str) -> tuple[Agent, dict]:
-    """The agent and result.json of the finished run in a folder; exits with code 2 if it has none.
-
-    Refused: what is not whole (agent.pt must have the checksum in result.json) and what does not
-    fit together (config.json must agree with result.json, agent.pt with the task).
-    """
-    if not os.path.isdir(path):
-        fail(f"{path} is not a folder: name the folder of a finished run")
-    if not os.path.exists(f"{path}/result.json"):
-        fail(f"{path} is not a finished run: it has no result.json")
-    if not os.access(path, os.W_OK):
-        fail(f"{path} cannot be written, and evaluation.json goes there")
-    config, result = {}, {}
-    for name, values in (("config", config), ("result", result)):
-        try:
-            with open(f"{path}/{name}.json", encoding="utf-8") as file:
-                values |= json.load(file)
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            fail(f"{path}/{name}.json cannot be read: {describe(error)}")
-    env_id, sha = config.get("env_id"), result.get("weights_sha256")
-    if not (isinstance(env_id, str) and isinstance(sha, str) and config.items() <= result.items()):
-        fail(f"{path}/config.json and result.json are not those of one run")
+OPENGL_BACKENDS = ("egl", "osmesa", "glfw")  # values of MUJOCO_GL; the first two need no display
+OPENGL_HINT = "; MuJoCo draws with OpenGL: apt-get install libegl1 libgl1-mesa-dri, or libosmesa6"
+DRAW = """
+import json, sys
+import gymnasium as gym
+for env_id, kwargs in json.loads(sys.argv[1]).items():
     try:
-        gym.spec(env_id)
-    except (gym.error.Error, ImportError, ValueError) as error:
-        fail(f"{path}/config.json names the task {env_id}: {describe(error)}")
+        env = gym.make(env_id, **kwargs)
+        env.reset()
+        env.render()
+    except Exception as error:
+        print(f"{env_id}: {error}".replace("\\n", " "))
+        sys.exit(1)
+"""
+
+
+class Run(NamedTuple):
+    """A run as its folder holds it."""
+
+    path: str
+    env_id: str
+    agent: Agent
+    weights_sha256: str
+    global_step: int  # of the agent
+    total_timesteps: int
+    finished: bool
+
+
+def describe(error: Exception) -> str:
+    """An error in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or repr(error)
+
+
+def read_json(path: str) -> dict:
+    """The JSON object in a file; exits with code 2 if there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        fail(f"{path} cannot be read: {describe(error)}")
+
+
+def load_agent(path: str, env_id: str) -> tuple[Agent, int]:
+    """The agent in a file agent.pt, and its global step; exits with code 2 if it cannot play."""
     env = make_env(env_id)
-    agent = Agent(np.prod(env.observation_space.shape), np.prod(env.action_space.shape))
+    obs_dim = math.prod(env.observation_space.shape)
+    act_dim = math.prod(env.action_space.shape)
     env.close()
+    agent = Agent(obs_dim, act_dim)
     try:
         with warnings.catch_warnings(action="ignore"):  # of formats that are refused anyway
-            state = torch.load(f"{path}/agent.pt", map_location="cpu", weights_only=True)
-        agent.load_state_dict(state)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            agent.load_state_dict(saved["state_dict"])
+            global_step = int(saved["global_step"])
     except OSError as error:
-        fail(f"{path}/agent.pt cannot be read: {describe(error)}")
+        fail(f"{path} cannot be read: {describe(error)}")
     except Exception:  # noqa: BLE001, a damaged file raises nearly anything
-        fail(f"{path}/agent.pt is damaged, or not an agent for {env_id}")
-    arrays = (x.numpy().tobytes() for x in agent.state_dict().values())
-    if sha256(b"".join(arrays)).hexdigest() != sha:
-        fail(f"{path}/agent.pt is not the agent of this run: its checksum is not result.json's")
-    return agent, result
+        fail(f"{path} is damaged, of older scripts, or not an agent for {env_id}")
+    if not all(tensor.isfinite().all() for tensor in agent.state_dict().values()):
+        fail(f"{path} holds NaN or infinity")
+    return agent, global_step
+
+
+def load(path: str) -> Run:
+    """The run in a folder; exits with code 2 if its files are damaged or not of one run."""
+    finished = os.path.exists(f"{path}/result.json")  # before agent.pt, which may change until then
+    config = read_json(f"{path}/config.json")
+    env_id = config.get("env_id")
+    try:
+        gym.spec(env_id)
+    except Exception as error:  # noqa: BLE001, depends on what stands there
+        fail(f"{path}/config.json names the task {env_id!r}: {describe(error)}")
+    agent, global_step = load_agent(f"{path}/agent.pt", env_id)
+    weights = [tensor.numpy().tobytes() for tensor in agent.state_dict().values()]
+    weights_sha256 = sha256(b"".join(weights)).hexdigest()
+    if finished:
+        result = read_json(f"{path}/result.json")
+        known = config | {"global_step": global_step, "weights_sha256": weights_sha256}
+        if not known.items() <= result.items():
+            fail(f"{path}: config.json, agent.pt and result.json are not those of one run")
+    if not os.access(path, os.W_OK):
+        fail(f"{path} cannot be written, and evaluation.json goes there")
+    total_timesteps = config.get("total_timesteps")
+    return Run(path, env_id, agent, weights_sha256, global_step, total_timesteps, finished)
+
+
+def render_kwargs(env_id: str) -> dict[str, str]:
+    """What makes an environment show pictures; Gymnasium's MuJoCo tasks do so from the camera that
+    follows the robot, other tasks may have none."""
+    if is_mujoco(env_id):
+        return {"render_mode": "rgb_array", "camera_name": "track"}
+    return {"render_mode": "rgb_array"}
+
+
+def is_mujoco(env_id: str) -> bool:
+    """Whether this is one of Gymnasium's own MuJoCo tasks."""
+    return ".mujoco." in str(gym.spec(env_id).entry_point)
+
+
+def prepare_video(env_ids: list[str]) -> None:
+    """Set MUJOCO_GL, if unset, to what can render here; exits with code 2 unless every task can be
+    drawn."""
+    if not find_spec("moviepy"):
+        fail("--capture-video needs the package moviepy: pip install moviepy")
+    tasks = {env_id: render_kwargs(env_id) for env_id in env_ids}
+    command = [sys.executable, "-c", DRAW, json.dumps(tasks)]
+    asked = os.environ.get("MUJOCO_GL")
+    for backend in [asked] if asked else OPENGL_BACKENDS:
+        environment = os.environ | {"MUJOCO_GL": backend}
+        # a process each, since a process can try only one
+        tried = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        if tried.returncode == 0:
+            os.environ["MUJOCO_GL"] = backend
+            return
+    reason = tried.stdout.strip().rpartition("\n")[2]
+    hint = OPENGL_HINT if any(is_mujoco(env_id) for env_id in env_ids) else ""
+    fail(f"--capture-video cannot draw {reason or 'with ' + backend}{hint}")
+
+
+def check_films(folder: str, lengths: list[int]) -> None:
+    """Exit with code 1 if a film has not all frames of its episode.
+
+    moviepy itself does not notice that its ffmpeg failed, on a full disk for one.
+    """
+    from imageio_ffmpeg import count_frames_and_secs
+
+    for k, length in enumerate(lengths):
+        try:
+            frames, _ = count_frames_and_secs(f"{folder}/rl-video-episode-{k}.mp4")
+        except (OSError, RuntimeError):
+            frames = 0
+        if frames != length + 1:
+            fail(f"{folder} has {frames} of {length + 1} frames: is the disk full?", 1)
 
 
 def play(
@@ -76,69 +178,44 @@ def play(
 
     Actions are the policy's mean or, if stochastic, samples, clipped to the action space.
     """
-    box, noise = env.action_space, torch.Generator().manual_seed(seed)
-    std = agent.actor_logstd.exp() if stochastic else torch.zeros_like(agent.actor_logstd)
-    returns, lengths = [0.0] * episodes, [0] * episodes
+    random.seed(seed)  # for tasks that draw from it
+    np.random.seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    space = env.action_space
+    std = agent.actor_logstd.exp()
+    returns = [0.0] * episodes
+    lengths = [0] * episodes
     for k in range(episodes):
-        obs, done = env.reset(seed=seed + k)[0], False
+        obs, _ = env.reset(seed=seed + k)
+        done = False
         while not done:
-            x = agent.normalize(torch.tensor(np.float32(obs).reshape(1, -1)))
-            action = agent.actor_mean(x)[0] + std * torch.randn(std.shape, generator=noise)
-            action = action.numpy().reshape(box.shape).clip(box.low, box.high).astype(box.dtype)
-            obs, reward, terminated, truncated, _ = env.step(action)
+            row = torch.tensor(np.float32(obs).reshape(1, -1))
+            action = agent.actor_mean(agent.normalize(row))[0]
+            if stochastic:
+                action = action + std * torch.randn(std.shape, generator=generator)
+            action = action.numpy().reshape(space.shape).clip(space.low, space.high)
+            obs, reward, terminated, truncated, _ = env.step(action.astype(space.dtype))
             done = terminated or truncated
-            returns[k] += float(reward)
+            returns[k] += np.asarray(reward).item()
             lengths[k] += 1
     return returns, lengths
 
 
-def prepare_video() -> None:
-    """Set MUJOCO_GL, if unset, to what can render here; exits with code 2 if nothing can."""
-    if not find_spec("moviepy"):
-        fail("--capture-video needs the package moviepy: pip install moviepy")
-    draw = "import mujoco as m; m.Renderer(m.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
-    asked = os.environ.get("MUJOCO_GL")
-    for gl in [asked] if asked else ["egl", "osmesa", "glfw"]:  # the first two need no display
-        env = os.environ | {"MUJOCO_GL": gl}  # a process each, since one can only try once
-        tried = subprocess.run(
-            [sys.executable, "-c", draw], env=env, capture_output=True, check=False
-        )
-        if tried.returncode == 0:
-            os.environ["MUJOCO_GL"] = gl
-            return
-    found = f"and MUJOCO_GL={asked} does not work" if asked else "and finds none"
-    install = "apt-get install libegl1 libgl1-mesa-dri (for MUJOCO_GL=egl), or libosmesa6 (osmesa)"
-    fail(f"--capture-video needs an OpenGL library {found}: {install}")
-
-
-def film(env_id: str) -> dict[str, str]:
-    """What makes an environment show pictures, with Gymnasium's MuJoCo tasks as seen from the
-    camera that follows the robot; others may not take its name."""
-    ours = ".mujoco." in str(gym.spec(env_id).entry_point)
-    return {"render_mode": "rgb_array"} | ({"camera_name": "track"} if ours else {})
-
-
-def keep_films(path: str, lengths: list[int]) -> None:
-    """Rename videos.tmp to videos; exits with code 1 if a film has not all frames of its episode.
-
-    moviepy itself does not notice that its ffmpeg failed, on a full disk for one.
-    """
-    from imageio_ffmpeg import count_frames_and_secs
-
-    for k, length in enumerate(lengths):
-        try:
-            frames, _ = count_frames_and_secs(f"{path}/videos.tmp/rl-video-episode-{k}.mp4")
-        except (OSError, RuntimeError):
-            frames = 0
-        if frames != length + 1:
-            fail(f"{path}/videos.tmp holds {frames} of {length + 1} frames: is the disk full?", 1)
-    shutil.rmtree(f"{path}/videos", ignore_errors=True)
-    os.replace(f"{path}/videos.tmp", f"{path}/videos")
-
-
-def describe(error: Exception) -> str:
-    """An error in one line."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or repr(error)
+def play_and_film(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list, list]:
+    """`play`, filmed into the run's folder videos, which is replaced when the films are whole."""
+    films = f"{run.path}/videos.tmp"
+    shutil.rmtree(films, ignore_errors=True)
+    try:
+        env = make_env(run.env_id, **render_kwargs(run.env_id))
+        env = gym.wrappers.RecordVideo(env, films, episode_trigger=lambda episode: True)
+        returns, lengths = play(run.agent, env, episodes, seed, stochastic)
+        env.close()
+        check_films(films, lengths)
+        shutil.rmtree(f"{run.path}/videos", ignore_errors=True)
+        os.replace(films, f"{run.path}/videos")
+    finally:
+        shutil.rmtree(films, ignore_errors=True)
+    return returns, lengths
 
 
 @torch.no_grad()
@@ -149,7 +226,7 @@ def evaluate(
     capture_video: bool = False,
     seed: int = 1_000_000,
 ) -> None:
-    """Play finished runs; nothing is played before all of them are found in order.
+    """Play runs, finished or not; nothing is played before all of them are found in order.
 
     Args:
         runs: run folders
@@ -159,36 +236,51 @@ def evaluate(
         seed: of the first episode, later ones count up; not one that training starts from
     """
     if not runs:
-        fail("name at least one folder of a finished run")
+        fail("name at least one run folder")
     if episodes < 1:
         fail(f"--episodes must be at least 1, not {episodes}")
     if not 0 <= seed < 2**31:
         fail(f"--seed must be in [0, {2**31 - 1}], not {seed}")
-    if capture_video:
-        prepare_video()
     torch.set_num_threads(1)
-    loaded = [load(path) for path in runs]
-    for path, (agent, run) in zip(runs, loaded):
-        env = make_env(run["env_id"], **(film(run["env_id"]) if capture_video else {}))
+    once = {os.path.realpath(path): path for path in runs}
+    loaded = [load(path) for path in once.values()]
+    if capture_video:
+        prepare_video([run.env_id for run in loaded])
+
+    for run in loaded:
         if capture_video:
-            shutil.rmtree(f"{path}/videos.tmp", ignore_errors=True)
-            env = gym.wrappers.RecordVideo(env, f"{path}/videos.tmp", lambda _: True)
-        returns, lengths = play(agent, env, episodes, seed, stochastic)
-        env.close()
-        if capture_video:
-            keep_films(path, lengths)
-        mean, std = float(np.mean(returns)), float(np.std(returns))
-        result = {"env_id": run["env_id"], "weights_sha256": run["weights_sha256"]}
-        result |= {"episodes": episodes, "stochastic": stochastic, "seed": seed}
-        result |= {"mean": mean, "std": std, "returns": returns, "lengths": lengths}
-        write(f"{path}/evaluation.json", json.dumps(result, indent=2).encode())
-        print(f"{path}: return {mean:.1f} +- {std:.1f} over {episodes} episodes")
+            returns, lengths = play_and_film(run, episodes, seed, stochastic)
+        else:
+            env = make_env(run.env_id)
+            returns, lengths = play(run.agent, env, episodes, seed, stochastic)
+            env.close()
+        mean = float(np.mean(returns))
+        std = float(np.std(returns))
+        if not math.isfinite(mean):
+            fail(f"{run.path}: {run.env_id} gave a return of {mean}", 1)
+        evaluation = {
+            "env_id": run.env_id,
+            "weights_sha256": run.weights_sha256,
+            "global_step": run.global_step,
+            "finished": run.finished,
+            "episodes": episodes,
+            "stochastic": stochastic,
+            "seed": seed,
+            "mean": mean,
+            "std": std,
+            "returns": returns,
+            "lengths": lengths,
+        }
+        write_file(f"{run.path}/evaluation.json", json.dumps(evaluation, indent=2).encode())
+        so_far = f"{run.global_step} of {run.total_timesteps} steps"
+        note = "" if run.finished else f", unfinished: {so_far}"
+        print(
+            f"{run.path}: return {mean:.1f} +- {std:.1f} over {episodes} episodes{note}", flush=True
+        )
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         tyro.cli(evaluate)
     except OSError as error:
-        fail(f"the run folder cannot be written: {describe(error)}", 1)
+        fail(f"cannot write: {describe(error)}", 1)
