@@ -1,63 +1,79 @@
-"""PPO for continuous control in one file. Its siblings differ only between the markers.
+"""PPO for continuous control in one file. Its siblings differ only in the marked policy loss.
 
     python ppo_clip_continuous.py --env-id Walker2d-v4        # min:     min(w A, clip(w) A)
     python ppo_phi_continuous.py --env-id Walker2d-v4         # Phi:     w A - Phi(w, A)
     python ppo_klip_continuous.py --env-id Walker2d-v4        # beta_t:  w A + beta_t log pi
     python ppo_kl_scalar_continuous.py --env-id Walker2d-v4   # beta:    w A - beta KL(old || new)
 
-The first three have the same gradient: one seed trains them to the same bits (arXiv 2606.23932).
+w = pi_new(a|s) / pi_old(a|s) is a sample's ratio, A its advantage. The first three losses have the
+same gradient: one seed trains them to the same bits (KLip-PPO, arXiv 2606.23932).
 """
+
+# /// script
+# requires-python = ">=3.11,<3.15"
+# dependencies = [
+#     "torch==2.13.0",
+#     "gymnasium[mujoco]==1.4.0",
+#     "mujoco==3.17.0",
+#     "numpy==2.4.6",
+#     "tyro==1.0.17",
+#     "tensorboard==2.21.0",
+#     "tqdm==4.70.1",
+# ]
+# ///
+
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports and the run in silence
 
 import hashlib
 import io
 import json
 import math
 import os
+import random
+import re
 import shutil
-import signal
+import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import accumulate
+from typing import NamedTuple, NoReturn
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy acts on a few rows, where more only spin
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy acts on a few rows, where more threads only spin
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # one graph needs no pool of compilers
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import torch
 import tyro
 from torch import nn
 from torch.distributions import Normal, kl_divergence
-from torch.optim.adam import adam  # torch.optim.Adam would load the compiler: 70 MB, 0.8 s
+from torch.optim.adam import adam
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 
 @dataclass
-class Run:
-    """what to train on, where, and where the results go"""
-
-    env_id: str = "HalfCheetah-v4"  # Gymnasium id, Box observations and Box actions
+class Args:
+    env_id: str = "HalfCheetah-v4"  # Gymnasium task with Box observations and Box actions
     seed: int = 1  # decides the run: same seed, machine and versions, same weights
     total_timesteps: int = 1_000_000  # environment steps, rounded down to whole rollouts
     exp_name: str = os.path.basename(__file__).removesuffix(".py")  # in run folder and results
     run_dir: str | None = None  # run folder, by default runs/{env_id}__{exp_name}__{seed}__{time}
     torch_deterministic: bool = True  # deterministic algorithms on the GPU; on the CPU always
-    cuda: bool = True  # evaluate and update on the GPU if there is one
+    cuda: bool = False  # update on the GPU; for networks and minibatches this small a CPU is faster
     compile: bool = False  # compile the update: takes a C++ compiler and some 15 s, then faster
     track: bool = False  # mirror the run to Weights & Biases (pip install wandb)
     wandb_project_name: str = "klip-ppo"  # its project there
     wandb_entity: str | None = None  # its team there
 
-
-@dataclass
-class Args:
-    """PPO; the defaults are the KLip paper's one configuration for all tasks"""
-
+    # PPO's own; the defaults are the KLip paper's one configuration for all tasks
     learning_rate: float = 3e-4  # Adam's
     anneal_lr: bool = True  # lower it linearly to 0
     num_envs: int = 1  # environments, stepped in turn
@@ -75,55 +91,112 @@ class Args:
     target_kl: float | None = None  # end the epochs after one whose mean approx_kl exceeds this
 
 
-def fail(message: str, code: int = 2):
+def fail(message: str, code: int = 2) -> NoReturn:
     """Print one line and exit: code 2 for bad input, 1 for a run that broke."""
-    tqdm.write(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+    program = os.path.basename(sys.argv[0])
+    line = " ".join(message.split())
+    tqdm.write(f"{program}: error: {line}", file=sys.stderr)
     raise SystemExit(code)
 
 
-def check(run: Run, args: Args) -> None:
-    """Exit with code 2 and one line naming the argument if one will not do."""
-    most = {"seed": 2**31 - 1, "gamma": 1, "gae_lambda": 1, "ent_coef": 1e9, "vf_coef": 1e9}
-    for name, x in (vars(run) | vars(args)).items():
-        end = most.get(name, 1 if name == "clip_coef" else math.inf)
-        if type(x) in (int, float) and not (0 < x < end or (name in most and x in (0, end))):
-            interval = f"[0, {end}]" if name in most else f"(0, {end})"
-            fail(f"--{name.replace('_', '-')} must be a number in {interval}, not {x}")
-    rollout = args.num_envs * args.num_steps
-    if rollout % args.num_minibatches:
-        fail(f"--num-minibatches must divide num_envs * num_steps = {rollout}")
-    if run.total_timesteps < rollout:
-        fail(f"--total-timesteps must be at least num_envs * num_steps = {rollout}")
-    if os.path.exists(f"{run.run_dir}/result.json"):
-        fail(f"--run-dir {run.run_dir} holds a finished run: name another folder")
-    if run.compile and not shutil.which(os.environ.get("CXX", "g++")):
-        fail("--compile needs a C++ compiler: install g++, or name yours in the variable CXX")
-    if run.track and not find_spec("wandb"):
-        fail("--track needs the package wandb: pip install wandb")
+def require(holds: bool, rule: str) -> None:
+    """Exit with code 2 and the rule, which names an argument, unless it holds."""
+    if not holds:
+        fail(rule)
+
+
+def check(args: Args) -> None:
+    """Exit with code 2 and one line if an argument will not do."""
+    batch_size = args.num_envs * args.num_steps
+    require(re.fullmatch(r"\S+", args.env_id), "--env-id must have no spaces")
+    require(re.fullmatch(r"[^\s/\\]+", args.exp_name), "--exp-name must have no spaces or slashes")
+    require(args.run_dir != "", "--run-dir must not be empty")
+    require(0 <= args.seed < 2**31, "--seed must be in [0, 2^31)")
+    require(args.num_envs >= 1, "--num-envs must be at least 1")
+    require(args.num_steps >= 1, "--num-steps must be at least 1")
+    require(args.num_minibatches >= 1, "--num-minibatches must be at least 1")
+    require(args.update_epochs >= 1, "--update-epochs must be at least 1")
+    require(batch_size >= 2, "--num-steps must be at least 2 with one environment")
+    require(
+        batch_size % args.num_minibatches == 0,
+        f"--num-minibatches must divide num_envs * num_steps = {batch_size}",
+    )
+    require(
+        args.total_timesteps >= batch_size,
+        f"--total-timesteps must be at least num_envs * num_steps = {batch_size}",
+    )
+    require(0 < args.learning_rate < math.inf, "--learning-rate must be positive")
+    require(0 <= args.gamma <= 1, "--gamma must be in [0, 1]")
+    require(0 <= args.gae_lambda <= 1, "--gae-lambda must be in [0, 1]")
+    require(0 < args.clip_coef < 1, "--clip-coef must be in (0, 1)")
+    require(0 <= args.ent_coef < math.inf, "--ent-coef must be 0 or more")
+    require(0 <= args.vf_coef < math.inf, "--vf-coef must be 0 or more")
+    require(args.max_grad_norm > 0, "--max-grad-norm must be positive")
+    require(args.target_kl is None or args.target_kl > 0, "--target-kl must be positive")
+    if args.cuda:
+        require(torch.cuda.is_available(), "--cuda needs a GPU, and this PyTorch finds none")
+    if args.compile:
+        compiler = shutil.which(os.environ.get("CXX", "g++")) or "false"
+        tried = subprocess.run([compiler, "--version"], capture_output=True, check=False)
+        require(tried.returncode == 0, "--compile needs a C++ compiler: g++, or the one CXX names")
+    if args.track:
+        require(find_spec("wandb"), "--track needs the package wandb: pip install wandb")
+
+
+def show_mujoco_warning(text: str) -> None:
+    """Print what MuJoCo says, which else goes into a file, but not of the v4 tasks' own models."""
+    if "settotalmass" not in text:
+        tqdm.write(text, file=sys.stderr)
 
 
 def make_env(env_id: str, **kwargs) -> gym.Env:
-    """An environment that warns of nothing its user cannot change; exits with 2 if it won't do."""
-    import mujoco  # whose warnings would also land in a file in the current folder
-
-    mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or tqdm.write(text))
+    """A Gymnasium environment of Box spaces; exits with code 2 and one line if it is none."""
     gym.logger.min_level = gym.logger.ERROR  # the v4 tasks are deprecated, and the paper's
+    mujoco.set_mju_user_warning(show_mujoco_warning)
     try:
         env = gym.make(env_id, **kwargs)
-    except (gym.error.Error, ImportError, ValueError) as error:
-        fail(f"--env-id {env_id} cannot be made: {error}")
-    for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
+    except Exception as error:  # noqa: BLE001, a third party's constructor may raise anything
+        fail(f"--env-id {env_id!r} cannot be made: {error}")
+    for space in (env.observation_space, env.action_space):
         if not isinstance(space, gym.spaces.Box):
-            fail(f"--env-id must name a task of Box spaces, the {kind}s of {env_id} are {space}")
+            fail(f"--env-id must name a task of Box spaces, {env_id} has {space}")
     return env
 
 
-def merge(stats: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Mean, variance and count [3, dim] with rows [B, dim] taken in (Chan et al. 1979)."""
-    (mean, var, count), rows = stats, rows.double()
-    weight, delta = len(rows) / (count + len(rows)), rows.mean(0) - mean
-    var = var + (rows.var(0, correction=0) - var) * weight + delta**2 * weight * (1 - weight)
-    return torch.stack([mean + delta * weight, var, count + len(rows)])
+class RunningMeanStd(nn.Module):
+    """Mean and variance of all rows seen so far, per column (Chan et al. 1979)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(dim, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(dim, dtype=torch.float64))
+
+    def update(self, rows: torch.Tensor) -> None:
+        """Take in rows [B, dim]."""
+        rows = rows.double()
+        weight = len(rows) / (self.count + len(rows))
+        delta = rows.mean(0) - self.mean
+        self.var += (rows.var(0, correction=0) - self.var) * weight
+        self.var += delta**2 * weight * (1 - weight)
+        self.mean += delta * weight
+        self.count += len(rows)
+
+
+def mlp(in_dim: int, out_dim: int, out_gain: float) -> nn.Sequential:
+    """64-64 tanh network: biases 0, weights orthogonal with gain sqrt(2), in the last out_gain."""
+    net = nn.Sequential(
+        nn.Linear(in_dim, 64),
+        nn.Tanh(),
+        nn.Linear(64, 64),
+        nn.Tanh(),
+        nn.Linear(64, out_dim),
+    )
+    gains = {0: math.sqrt(2), 2: math.sqrt(2), 4: out_gain}
+    for i, gain in gains.items():
+        nn.init.orthogonal_(net[i].weight, gain)
+        nn.init.zeros_(net[i].bias)
+    return net
 
 
 class Agent(nn.Module):
@@ -131,259 +204,555 @@ class Agent(nn.Module):
 
     def __init__(self, obs_dim: int, act_dim: int):
         super().__init__()
-        start = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
-        self.register_buffer("obs_stats", start.repeat(1, obs_dim))  # mean, variance, count
-        self.critic = self.mlp(obs_dim, 1, gain=1.0)
-        self.actor_mean = self.mlp(obs_dim, act_dim, gain=0.01)
+        self.obs_rms = RunningMeanStd(obs_dim)
+        self.critic = mlp(obs_dim, 1, out_gain=1.0)
+        self.actor_mean = mlp(obs_dim, act_dim, out_gain=0.01)
         self.actor_logstd = nn.Parameter(torch.zeros(act_dim))
-
-    def mlp(self, n_in: int, n_out: int, gain: float) -> nn.Sequential:
-        """64-64 tanh network, biases 0, weights orthogonal with gain sqrt(2), in the last `gain`."""
-        linear = nn.Linear(n_in, 64), nn.Linear(64, 64), nn.Linear(64, n_out)
-        for layer, layer_gain in zip(linear, (math.sqrt(2), math.sqrt(2), gain)):
-            nn.init.orthogonal_(layer.weight, layer_gain)
-            nn.init.zeros_(layer.bias)
-        return nn.Sequential(linear[0], nn.Tanh(), linear[1], nn.Tanh(), linear[2])
 
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:
         """Observations [B, obs_dim] as the networks take them: standardised, clipped to +-10."""
-        mean, var = self.obs_stats[:2].float()
-        return ((obs - mean) / (var + 1e-8).sqrt()).clamp(-10, 10)
+        std = torch.sqrt(self.obs_rms.var.float() + 1e-8)
+        return ((obs - self.obs_rms.mean.float()) / std).clamp(-10, 10)
+
+    def get_value(self, obs: torch.Tensor) -> torch.Tensor:
+        """V of normalised observations, [B, obs_dim] -> [B]."""
+        return self.critic(obs).squeeze(-1)
 
     def logprob(self, mean: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """log pi(actions) of the diagonal Gaussian around mean, [B, act_dim] -> [B]."""
         z = (actions - mean) * torch.exp(-self.actor_logstd)
-        return (-0.5 * z * z - (self.actor_logstd + 0.5 * math.log(2 * math.pi))).sum(-1)
+        log_normalizer = self.actor_logstd + 0.5 * math.log(2 * math.pi)
+        return (-0.5 * z * z - log_normalizer).sum(-1)
+
+    def entropy(self) -> torch.Tensor:
+        """Entropy of the Gaussian, the same in every state, []."""
+        return (self.actor_logstd + 0.5 * math.log(2 * math.pi * math.e)).sum()
 
 
-def ppo_loss(
-    agent, args, obs, actions, old_logprob, old_mean, old_logstd, old_value, advantages, returns
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Loss [] of N samples, all [N] or [N, dim], "old" from the policy that collected them; and to
-    log: policy loss, value loss, entropy []; log ratio, is it in kill, is it in pass [N]."""
-    mean, logstd = agent.actor_mean(obs), agent.actor_logstd
-    logprob = agent.logprob(mean, actions)
-    logratio = logprob - old_logprob
+def numpy_policy(agent: Agent) -> Callable[[np.ndarray], np.ndarray]:
+    """The function agent.actor_mean(agent.normalize(obs)) in NumPy, [num_envs, obs_dim] ->
+    [num_envs, act_dim]. On one row it takes 5 us, PyTorch 24, of some 200 us for a whole step."""
+    obs_mean = agent.obs_rms.mean.float().cpu().numpy()
+    obs_std = np.sqrt(agent.obs_rms.var.float().cpu().numpy() + 1e-8)
+    state = agent.actor_mean.state_dict()
+    weights = {name: tensor.cpu().numpy().T for name, tensor in state.items()}
+
+    def policy_mean(obs: np.ndarray) -> np.ndarray:
+        x = ((obs - obs_mean) / obs_std).clip(-10, 10)
+        x = np.tanh(x @ weights["0.weight"] + weights["0.bias"])
+        x = np.tanh(x @ weights["2.weight"] + weights["2.bias"])
+        return x @ weights["4.weight"] + weights["4.bias"]
+
+    return policy_mean
+
+
+class Episode(NamedTuple):
+    """A finished episode."""
+
+    ended_at: int  # global step
+    episodic_return: float
+    length: int
+
+
+class Runner:
+    """Steps the environments in turn and keeps the latest rollout.
+
+    Arrays are [num_steps, num_envs] or [num_steps, num_envs, dim], overwritten by each rollout.
+    """
+
+    def __init__(self, args: Args):
+        self.gamma = args.gamma
+        self.envs = [make_env(args.env_id) for _ in range(args.num_envs)]
+        self.action_space = self.envs[0].action_space
+        obs_dim = math.prod(self.envs[0].observation_space.shape)
+        act_dim = math.prod(self.action_space.shape)
+
+        shape = (args.num_steps, args.num_envs)
+        self.obs = np.zeros((*shape, obs_dim), np.float32)
+        self.next_obs = np.zeros((*shape, obs_dim), np.float32)  # of the same episode, always
+        self.actions = np.zeros((*shape, act_dim), np.float32)  # as sampled, not clipped
+        self.rewards = np.zeros(shape)
+        self.discounted_returns = np.zeros(shape)  # of the episode so far
+        self.terminations = np.zeros(shape, bool)
+        self.dones = np.zeros(shape, bool)  # terminated or truncated
+
+        # What lasts from one rollout to the next.
+        self.global_step = 0
+        self.last_obs = np.zeros((args.num_envs, obs_dim), np.float32)
+        self.discounted_return = np.zeros(args.num_envs)
+        self.episode_return = np.zeros(args.num_envs)
+        self.episode_length = np.zeros(args.num_envs, int)
+        for n, env in enumerate(self.envs):
+            obs, _ = env.reset(seed=args.seed + n)
+            self.last_obs[n] = obs.ravel()
+
+    def rollout(self, agent: Agent) -> list[Episode]:
+        """Take num_steps steps in each environment; return the episodes that ended."""
+        policy_mean = numpy_policy(agent)
+        std = agent.actor_logstd.detach().exp().cpu()
+        noise = (torch.randn(self.actions.shape) * std).numpy()
+        low = self.action_space.low.ravel()
+        high = self.action_space.high.ravel()
+        episodes = []
+        for t in range(len(self.obs)):
+            self.global_step += len(self.envs)
+            self.obs[t] = self.last_obs
+            self.actions[t] = policy_mean(self.last_obs) + noise[t]
+            env_actions = self.actions[t].clip(low, high).astype(self.action_space.dtype)
+            for n, env in enumerate(self.envs):
+                action = env_actions[n].reshape(self.action_space.shape)
+                obs, reward, terminated, truncated, _ = env.step(action)
+                reward = np.asarray(reward).item()  # some tasks return an array of one number
+                done = terminated or truncated
+
+                self.next_obs[t, n] = obs.ravel()
+                self.rewards[t, n] = reward
+                self.terminations[t, n] = terminated
+                self.dones[t, n] = done
+
+                self.discounted_return[n] = reward + self.gamma * self.discounted_return[n]
+                self.discounted_returns[t, n] = self.discounted_return[n]
+                self.episode_return[n] += reward
+                self.episode_length[n] += 1
+                if done:
+                    episode = Episode(
+                        self.global_step,
+                        self.episode_return[n].item(),
+                        self.episode_length[n].item(),
+                    )
+                    episodes.append(episode)
+                    self.discounted_return[n] = 0
+                    self.episode_return[n] = 0
+                    self.episode_length[n] = 0
+                    obs, _ = env.reset()
+                self.last_obs[n] = obs.ravel()
+        return episodes
+
+
+def compute_gae(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    next_values: np.ndarray,
+    terminations: np.ndarray,
+    dones: np.ndarray,
+    args: Args,
+) -> np.ndarray:
+    """Advantages by generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    Arrays are [num_steps, num_envs]. After a termination nothing follows; a truncation (a time
+    limit) is followed by the value of its last observation. Both end the sum over later steps.
+    """
+    next_values = np.where(terminations, 0, next_values)
+    deltas = rewards + args.gamma * next_values - values
+    decay = args.gamma * args.gae_lambda * ~dones
+    advantages = np.zeros_like(deltas)
+    lastgaelam = 0
+    for t in reversed(range(len(deltas))):
+        lastgaelam = deltas[t] + decay[t] * lastgaelam
+        advantages[t] = lastgaelam
+    return advantages
+
+
+class Batch(NamedTuple):
+    """N samples; "old" is what the policy that collected them says of them."""
+
+    obs: torch.Tensor  # [N, obs_dim], normalised
+    actions: torch.Tensor  # [N, act_dim], as sampled
+    old_logprob: torch.Tensor  # [N]
+    old_mean: torch.Tensor  # [N, act_dim], of the policy; with old_logstd for closed-form KLs
+    old_logstd: torch.Tensor  # [N, act_dim]
+    old_value: torch.Tensor  # [N]
+    advantages: torch.Tensor  # [N]
+    returns: torch.Tensor  # [N]
+
+
+def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict]:
+    """Loss [] of a minibatch, and what to log of it: scalars [] and per-sample tensors [N]."""
+    mean = agent.actor_mean(batch.obs)
+    logprob = agent.logprob(mean, batch.actions)
+    logratio = logprob - batch.old_logprob
     ratio = logratio.exp()  # w
-    clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     # A / N is summed, not A averaged, so that all forms round the same products; and in float64,
     # which holds the product of two float32 numbers, the min sees no false tie beyond the band.
-    advantages = (advantages / len(advantages)).double()  # A / N, called A below
-    side = (ratio - clipped).detach() * advantages
-    kill = side > 0  # w > 1 + epsilon and A > 0, or w < 1 - epsilon and A < 0
-    passing = side < 0  # outside the band too, but with the other sign of A
+    advantages = (batch.advantages / len(batch.advantages)).double()  # A / N, called A below
+    excess = (ratio - clipped_ratio).detach() * advantages
+    kill_set = excess > 0  # w > 1 + epsilon and A > 0, or w < 1 - epsilon and A < 0
+    pass_set = excess < 0  # outside the band too, but with the other sign of A
 
     # --- policy loss ---
     # beta_t form: sum of w A + beta_t log pi, beta_t = -w A on the kill set, KLip paper, theorem 1
-    beta = torch.where(kill, -ratio * advantages, 0.0).detach()
+    beta = torch.where(kill_set, -ratio * advantages, 0.0).detach()
     objective = ratio * advantages + beta * logprob
     # --- end of policy loss ---
+    policy_loss = -objective.sum()
 
-    pg_loss = -objective.sum()
-    value = agent.critic(obs).squeeze(-1)
-    v_loss = nn.functional.mse_loss(value, returns, reduction="none")
+    value = agent.get_value(batch.obs)
+    value_loss = (value - batch.returns) ** 2
     if args.clip_vloss:
-        near = value.clamp(old_value - args.clip_coef, old_value + args.clip_coef)
-        v_loss = torch.max(v_loss, nn.functional.mse_loss(near, returns, reduction="none"))
-    v_loss = 0.5 * v_loss.mean()
-    entropy = (logstd + 0.5 * math.log(2 * math.pi * math.e)).sum()
-    loss = pg_loss + args.vf_coef * v_loss - args.ent_coef * entropy
-    return loss, tuple(x.detach() for x in (pg_loss, v_loss, entropy, logratio, kill, passing))
+        low = batch.old_value - args.clip_coef
+        high = batch.old_value + args.clip_coef
+        clipped_value = value.clamp(low, high)
+        value_loss = torch.max(value_loss, (clipped_value - batch.returns) ** 2)
+    value_loss = 0.5 * value_loss.mean()
+
+    entropy = agent.entropy()
+    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy
+
+    metrics = {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "logratio": logratio,
+        "kill": kill_set,
+        "pass": pass_set,
+    }
+    return loss, {name: x.detach() for name, x in metrics.items()}
 
 
-def gradient(agent: Agent, args: Args, *minibatch: torch.Tensor) -> tuple:
-    """The gradient of ppo_loss as one vector, its norm clipped; and what is logged of the loss."""
-    loss, logged = ppo_loss(agent, args, *minibatch)
-    grad = torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*agent.parameters()])])
-    return grad * (args.max_grad_norm / (grad.norm() + 1e-6)).clamp(max=1), logged
+def loss_in_words() -> str:
+    """The first comment in the marked block of ppo_loss, in which the scripts differ."""
+    with open(__file__, encoding="utf-8") as file:
+        block = file.read().split("# --- policy loss ---\n")[1]
+    return block.splitlines()[0].strip("# ")
 
 
-def recurrence(x: np.ndarray, decay: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """y[t] = x[t] + decay[t] * y[t-1] over arrays [T, N], from y[-1] = start [N]."""
-    y = np.empty_like(x)
-    for n in range(len(start)):  # Python floats: ten times as fast here as NumPy's scalars
-        steps = zip(x[:, n].tolist(), decay[:, n].tolist())
-        y[:, n] = list(accumulate(steps, lambda y, s: s[0] + s[1] * y, initial=start[n]))[1:]
-    return y
+def compute_gradient(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict]:
+    """Gradient of ppo_loss as one vector, its norm clipped; and what to log of the loss.
+
+    Does what loss.backward() and clip_grad_norm_ do, without a pass over 13 small tensors.
+    """
+    loss, metrics = ppo_loss(agent, args, batch)
+    grads = torch.autograd.grad(loss, list(agent.parameters()))
+    grad = torch.cat([g.flatten() for g in grads])
+    scale = args.max_grad_norm / (grad.norm() + 1e-6)
+    return grad * scale.clamp(max=1), metrics
 
 
-def gae(rewards, values, next_values, terminated, done, gamma, gae_lambda) -> np.ndarray:
-    """Advantages (Schulman et al. 2016, eq. 16) from arrays [T, N]. What follows a termination is
-    worth 0, what follows a truncation the value of its final observation; `done` is either."""
-    delta = rewards + gamma * next_values * ~terminated - values
-    decay, start = gamma * gae_lambda * ~done, np.zeros(delta.shape[1])
-    return recurrence(delta[::-1], decay[::-1], start)[::-1]
+def compile_gradient(args: Args) -> Callable:
+    """compute_gradient, compiled at its first call."""
+    torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
+    options = {
+        "cpp_wrapper": not args.cuda,
+        "triton.cudagraphs": args.cuda,
+        "emulate_precision_casts": args.cuda,  # no fused multiply-adds, which round the forms apart
+    }
+    return torch.compile(compute_gradient, fullgraph=True, dynamic=False, options=options)
 
 
-def write(path: str, data: bytes) -> None:
+class Adam:
+    """torch.optim.Adam over one vector, of which the agent's parameters become views.
+
+    The class itself would take longer and load the compiler: 67 MB, 1 s.
+    """
+
+    def __init__(self, agent: Agent):
+        self.weights = nn.utils.parameters_to_vector(agent.parameters()).detach()
+        nn.utils.vector_to_parameters(self.weights, agent.parameters())
+        self.exp_avg = torch.zeros_like(self.weights)
+        self.exp_avg_sq = torch.zeros_like(self.weights)
+        self.num_steps = self.weights.new_zeros(())
+
+    def step(self, grad: torch.Tensor, lr: float) -> None:
+        """Move the weights against their gradient."""
+        adam(
+            params=[self.weights],
+            grads=[grad],
+            exp_avgs=[self.exp_avg],
+            exp_avg_sqs=[self.exp_avg_sq],
+            max_exp_avg_sqs=[],
+            state_steps=[self.num_steps],
+            lr=lr,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-5,
+            weight_decay=0.0,
+            amsgrad=False,
+            maximize=False,
+            fused=True,
+        )
+
+
+def approx_kl(logratio: torch.Tensor) -> torch.Tensor:
+    """Mean of w - 1 - log w, an estimate of KL(old || new) from samples of the old policy, []."""
+    return (logratio.exp() - 1 - logratio).mean()
+
+
+def update(
+    agent: Agent, optimizer: Adam, gradient_fn: Callable, args: Args, batch: Batch, lr: float
+) -> dict[str, torch.Tensor]:
+    """Take update_epochs passes over the batch; return the metrics of ppo_loss, a row a minibatch."""
+    batch_size = len(batch.obs)
+    metrics = []
+    for _ in range(args.update_epochs):
+        shuffled = torch.randperm(batch_size).to(batch.obs.device)
+        for mb_inds in shuffled.chunk(args.num_minibatches):
+            minibatch = Batch(*[tensor[mb_inds] for tensor in batch])
+            grad, mb_metrics = gradient_fn(agent, args, minibatch)
+            optimizer.step(grad, lr)
+            # cloned, as CUDA graphs write the next minibatch's over them
+            metrics.append({name: x.clone() for name, x in mb_metrics.items()})
+        if args.target_kl is not None:
+            epoch = [m["logratio"] for m in metrics[-args.num_minibatches :]]
+            if approx_kl(torch.stack(epoch)) > args.target_kl:
+                break
+    return {name: torch.stack([m[name] for m in metrics]) for name in metrics[0]}
+
+
+@torch.no_grad()
+def policy_change(agent: Agent, batch: Batch) -> tuple[float, torch.Tensor]:
+    """Closed-form KL(old || new), its mean over the states of a rollout, and the ratios [N]."""
+    new_mean = agent.actor_mean(batch.obs)
+    old_policy = Normal(batch.old_mean, batch.old_logstd.exp(), validate_args=False)
+    new_policy = Normal(new_mean, agent.actor_logstd.exp(), validate_args=False)
+    kl = kl_divergence(old_policy, new_policy).sum(-1).mean()
+    logratio = agent.logprob(new_mean, batch.actions) - batch.old_logprob
+    return kl.item(), logratio.exp()
+
+
+def fraction(members: torch.Tensor) -> float:
+    """Fraction of samples in a set, from booleans."""
+    return members.double().mean().item()
+
+
+def loss_scalars(metrics: dict[str, torch.Tensor], clip_coef: float) -> dict[str, float]:
+    """What to log of an iteration's minibatches, from what `update` returns."""
+    logratio = metrics["logratio"]
+    return {
+        "losses/policy_loss": metrics["policy_loss"].mean().item(),
+        "losses/value_loss": metrics["value_loss"].mean().item(),
+        "losses/entropy": metrics["entropy"].mean().item(),
+        "losses/approx_kl": approx_kl(logratio).item(),
+        "losses/clipfrac": fraction((logratio.exp() - 1).abs() > clip_coef),
+        "partition/in": fraction(~metrics["kill"] & ~metrics["pass"]),
+        "partition/kill": fraction(metrics["kill"]),
+        "partition/pass": fraction(metrics["pass"]),
+    }
+
+
+def write_file(path: str, data: bytes) -> None:
     """Write a file that is either whole or not there."""
     with open(path + ".tmp", "wb") as file:
         file.write(data)
     os.replace(path + ".tmp", path)
 
 
-def make_run_dir(run: Run, config: dict) -> str:
-    """Make the run folder and write config.json there."""
-    path = run.run_dir or f"runs/{run.env_id}__{run.exp_name}__{run.seed}__{int(time.time())}"
+def say(line: str) -> None:
+    """Print a line; if whoever read the output has gone, train on in silence."""
     try:
-        os.makedirs(path, exist_ok=run.run_dir is not None)
-        write(f"{path}/config.json", json.dumps(config, indent=2).encode())
-    except OSError as error:
-        if isinstance(error, FileExistsError) and run.run_dir is None:
-            time.sleep(1)  # another run took this second
-            return make_run_dir(run, config)
-        fail(f"--run-dir {path} cannot be written: {error.strerror}")
-    return path
+        print(line, flush=True)
+    except OSError:
+        sys.stdout = None
 
 
-def train(run: Run, args: Args) -> None:
-    """Train PPO on a continuous-control task and leave the results in the run folder."""
-    check(run, args)
-    device = torch.device("cuda" if (gpu := run.cuda and torch.cuda.is_available()) else "cpu")
-    if gpu:  # on the CPU one thread is enough to be deterministic
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(run.torch_deterministic)
-    torch.set_num_threads(1)  # also the fastest for nets this small
-    torch.manual_seed(run.seed)
-    batch_size = args.num_envs * args.num_steps
-    num_iterations = run.total_timesteps // batch_size
-    envs = [make_env(run.env_id) for _ in range(args.num_envs)]
-    box, shape = envs[0].action_space, (args.num_steps, args.num_envs)
-    low, high = box.low.ravel(), box.high.ravel()
-    now = np.float32([env.reset(seed=run.seed + n)[0].ravel() for n, env in enumerate(envs)])
-    obs, next_obs = np.zeros((2, *shape, now.shape[1]), np.float32)  # next: the true successors
-    actions, rewards = np.zeros((*shape, low.size), np.float32), np.zeros(shape)  # not clipped
-    terminated, done = np.zeros((2, *shape), bool)  # done: terminated or truncated
-    agent = Agent(obs.shape[-1], actions.shape[-1]).to(device)
-    weights = nn.utils.parameters_to_vector(agent.parameters()).detach()
-    nn.utils.vector_to_parameters(weights, agent.parameters())  # views: Adam takes one vector
-    moments = [0 * weights], [0 * weights], [], [weights.new_zeros(())]  # means of g, g^2; steps
-    adam_args = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-5, "weight_decay": 0.0, "amsgrad": False}
-    return_stats, gradient_fn = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64), gradient
-    if run.compile:
-        torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-        # on the GPU CUDA graphs, and no fused multiply-adds, which would round the forms apart
-        options = {"triton.cudagraphs": gpu, "emulate_precision_casts": gpu, "cpp_wrapper": not gpu}
-        gradient_fn = torch.compile(gradient, fullgraph=True, dynamic=False, options=options)
-    versions = {p: version(p) for p in ("torch", "gymnasium", "mujoco", "numpy")}
+def start_run(args: Args) -> tuple[str, dict, SummaryWriter]:
+    """Make the run folder: its name, what config.json in it says, and what logs there."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    run_dir = args.run_dir or "runs/" + re.sub("[/:]", "_", name)
+    packages = ("torch", "gymnasium", "mujoco", "numpy")
+    versions = {package: version(package) for package in packages}
     versions["python"] = sys.version.split()[0]
-    config = asdict(run) | asdict(args) | {"device": str(device), "versions": versions}
-    run_dir = make_run_dir(run, config)
-    if run.track:
+    device = "cuda" if args.cuda else "cpu"
+    config = asdict(args) | {"run_dir": run_dir, "device": device, "versions": versions}
+    try:
+        os.makedirs(run_dir, exist_ok=True)
+        with open(f"{run_dir}/config.json", "x") as file:  # by one run only
+            json.dump(config, file, indent=2)
+    except FileExistsError:
+        fail(f"--run-dir {run_dir} holds a run already: name another folder, or remove it")
+    except OSError as error:
+        fail(f"--run-dir {run_dir} cannot be written: {error.strerror}")
+
+    if args.track:
         import wandb
 
-        to = {"project": run.wandb_project_name, "entity": run.wandb_entity, "dir": run_dir}
-        wandb.init(**to, name=run_dir, config=config, sync_tensorboard=True)
-    writer = SummaryWriter(run_dir, purge_step=0)  # hides what an unfinished run left here
-    line = "{desc}{n_fmt}/{total_fmt} steps, {rate_fmt}, {remaining} left{postfix}\n"
-    how = {} if sys.stderr.isatty() else {"mininterval": 10, "bar_format": line}
-    bar = tqdm(total=num_iterations * batch_size, unit=" steps", leave=False, **how)
-    start, carry, final, kills, kl = time.time(), np.zeros((3, args.num_envs)), [], [], None
+        wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            dir=run_dir,
+            name=run_dir,
+            config=config,
+            sync_tensorboard=True,
+        )
+    writer = SummaryWriter(run_dir)
+    rows = "\n".join(f"|{name}|{value}|" for name, value in config.items())
+    writer.add_text("hyperparameters", f"|argument|value|\n|-|-|\n{rows}")
+    return run_dir, config, writer
+
+
+def progress_bar(total: int) -> tqdm:
+    """A bar on a terminal; a line every ten seconds in a pipe or a file."""
+    if sys.stderr is None:  # closed with 2>&-
+        return tqdm(disable=True)
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit=" steps", leave=False)
+    line = "{n_fmt}/{total_fmt} steps, {rate_fmt}, {remaining} left{postfix}\n"
+    return tqdm(total=total, unit=" steps", mininterval=10, bar_format=line)
+
+
+def advance(bar: tqdm, steps: int) -> None:
+    """Move the bar on; if the terminal has gone, train on without it."""
+    try:
+        bar.update(steps)
+    except OSError:
+        bar.disable = True
+
+
+def save_agent(agent: Agent, run_dir: str, global_step: int) -> str:
+    """Write agent.pt; return the SHA-256 of weights and observation statistics."""
+    state = {name: tensor.cpu() for name, tensor in agent.state_dict().items()}
+    buffer = io.BytesIO()
+    torch.save({"global_step": global_step, "state_dict": state}, buffer)
+    write_file(f"{run_dir}/agent.pt", buffer.getvalue())
+    data = [tensor.numpy().tobytes() for tensor in state.values()]
+    return hashlib.sha256(b"".join(data)).hexdigest()
+
+
+def finish_run(run_dir: str, result: dict) -> None:
+    """Write result.json, whose presence means a finished run, and say what came out."""
+    write_file(f"{run_dir}/result.json", json.dumps(result, indent=2).encode())
+    score = result["episodic_return"]
+    minutes, seconds = divmod(round(result["wall_time_s"]), 60)
+    say(f"finished in {minutes} min {seconds} s")
+    if score is None:
+        say("return: no episode ended in the last 10 % of the steps")
+    else:
+        say(f"return {score:.0f}, mean of the episodes that ended in the last 10 % of the steps")
+    say(f"weights_sha256 {result['weights_sha256']}")
+    say(f"play it with: python evaluate.py {run_dir}")
+
+
+def set_up_torch(args: Args) -> torch.device:
+    """Seed everything that draws, and make PyTorch deterministic; the device to update on."""
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # also the fastest for nets this small
+    if not args.cuda:  # where one thread is enough to be deterministic
+        return torch.device("cpu")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(args.torch_deterministic)
+    return torch.device("cuda")
+
+
+def train(args: Args) -> None:
+    """Train PPO on a continuous-control task and leave the results in the run folder."""
+    check(args)
+    device = set_up_torch(args)
+    batch_size = args.num_envs * args.num_steps
+    num_iterations = args.total_timesteps // batch_size
+    total_steps = num_iterations * batch_size
+    save_every = math.ceil(num_iterations / 10)
+
+    runner = Runner(args)
+    agent = Agent(runner.obs.shape[-1], runner.actions.shape[-1]).to(device)
+    optimizer = Adam(agent)
+    return_rms = RunningMeanStd(1)
+    gradient_fn = compile_gradient(args) if args.compile else compute_gradient
+
+    run_dir, config, writer = start_run(args)
+    say(f"PPO, {loss_in_words()}")
+    say(f"{args.env_id}, seed {args.seed}, {device}; watch: tensorboard --logdir {run_dir}")
+    bar = progress_bar(total_steps)
+    final_returns = []  # of the episodes that ended in the last 10 % of the steps
+    kill_fractions = []
+    start_time = time.time()
+
     for iteration in range(1, num_iterations + 1):
-        lr = args.learning_rate * (1 - (iteration - 1) / num_iterations if args.anneal_lr else 1)
+        lr = args.learning_rate
+        if args.anneal_lr:
+            lr *= 1 - (iteration - 1) / num_iterations
 
-        # act, with the actor in NumPy: on a few rows that takes a third of torch's time
-        tensors = *agent.obs_stats[:2].float(), *agent.actor_mean.parameters()
-        mean, var, w1, b1, w2, b2, w3, b3 = (y.detach().cpu().numpy().T for y in tensors)
-        std = np.sqrt(var + 1e-8)
-        noise = (torch.randn(actions.shape) * agent.actor_logstd.detach().exp().cpu()).numpy()
-        for t in range(args.num_steps):
-            obs[t], x = now, ((now - mean) / std).clip(-10, 10)
-            actions[t] = np.tanh(np.tanh(x @ w1 + b1) @ w2 + b2) @ w3 + b3 + noise[t]
-            clipped = actions[t].clip(low, high).astype(box.dtype).reshape(-1, *box.shape)
-            for n, env in enumerate(envs):
-                state, rewards[t, n], terminated[t, n], truncated, _ = env.step(clipped[n])
-                next_obs[t, n] = state.ravel()
-                done[t, n] = terminated[t, n] or truncated
-                now[n] = env.reset()[0].ravel() if done[t, n] else next_obs[t, n]
+        # act
+        episodes = runner.rollout(agent)
+        global_step = runner.global_step
 
-        # evaluate
+        # evaluate, in one pass, since the policy was the same throughout
+        raw_obs = torch.tensor(runner.obs).flatten(0, 1).to(device)
+        next_obs = torch.tensor(runner.next_obs).flatten(0, 1).to(device)
+        actions = torch.tensor(runner.actions).flatten(0, 1).to(device)
         with torch.no_grad():
-            raw, acts = (torch.tensor(x).flatten(0, 1).to(device) for x in (obs, actions))
-            x, next_x = agent.normalize(raw), agent.normalize(torch.tensor(next_obs).to(device))
-            mean, logstd = agent.actor_mean(x), agent.actor_logstd.repeat(batch_size, 1)
-            old_value, logprob = agent.critic(x).squeeze(-1), agent.logprob(mean, acts)
-            v, next_v = (y.cpu().numpy().reshape(shape) for y in (old_value, agent.critic(next_x)))
+            obs = agent.normalize(raw_obs)
+            old_mean = agent.actor_mean(obs)
+            old_logstd = agent.actor_logstd.repeat(batch_size, 1)
+            old_logprob = agent.logprob(old_mean, actions)
+            old_value = agent.get_value(obs)
+            next_value = agent.get_value(agent.normalize(next_obs))
 
         # advantages
-        going_on = np.vstack([np.ones_like(done[:1]), ~done[:-1]])
-        sums = np.stack([rewards, rewards, np.ones(shape)])  # so far in the episode:
-        for i, gamma in enumerate((args.gamma, 1, 1)):  # discounted return, return, length
-            sums[i] = recurrence(sums[i], gamma * going_on, carry[i])
-        carry = sums[:, -1] * ~done[-1]
-        return_stats = merge(return_stats, torch.tensor(sums[0].reshape(-1, 1)))
-        scaled = (rewards / math.sqrt(return_stats[1].item() + 1e-8)).clip(-10, 10)
-        advantages = gae(scaled, v, next_v, terminated, done, args.gamma, args.gae_lambda)
-        returns = advantages + v
+        return_rms.update(torch.tensor(runner.discounted_returns).reshape(-1, 1))
+        return_std = math.sqrt(return_rms.var.item() + 1e-8)
+        rewards = (runner.rewards / return_std).clip(-10, 10)
+        values = old_value.cpu().numpy().reshape(rewards.shape)
+        next_values = next_value.cpu().numpy().reshape(rewards.shape)
+        advantages = compute_gae(
+            rewards, values, next_values, runner.terminations, runner.dones, args
+        )
+        returns = advantages + values
         if args.norm_adv:
             advantages = (advantages - advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
-        targets = (torch.tensor(y.ravel()).float().to(device) for y in (advantages, returns))
+        if not (math.isfinite(return_std) and np.isfinite(advantages).all()):
+            fail(f"{args.env_id} returned NaN, infinity or rewards too large to square", 1)
 
         # update
-        batch, metrics = (x, acts, logprob, mean, logstd, old_value, *targets), []
-        for _ in range(args.update_epochs):
-            order = torch.randperm(batch_size).to(device)
-            for minibatch in zip(*(y[order].chunk(args.num_minibatches) for y in batch)):
-                grad, logged = gradient_fn(agent, args, *minibatch)
-                adam([weights], [grad], *moments, lr=lr, maximize=False, fused=True, **adam_args)
-                metrics.append([y.clone() for y in logged])  # CUDA graphs reuse their memory
-            logratio = torch.stack([m[3] for m in metrics[-args.num_minibatches :]])
-            if args.target_kl and (logratio.exp() - 1 - logratio).mean() > args.target_kl:
-                break
-        new = Normal(agent.actor_mean(x).detach(), agent.actor_logstd.detach().exp(), False)
-        kl = kl_divergence(Normal(mean, logstd.exp(), False), new).sum(-1).mean().item()
-        agent.obs_stats = merge(agent.obs_stats, raw)
+        batch = Batch(
+            obs=obs,
+            actions=actions,
+            old_logprob=old_logprob,
+            old_mean=old_mean,
+            old_logstd=old_logstd,
+            old_value=old_value,
+            advantages=torch.tensor(advantages.ravel()).float().to(device),
+            returns=torch.tensor(returns.ravel()).float().to(device),
+        )
+        metrics = update(agent, optimizer, gradient_fn, args, batch, lr)
+        if not optimizer.weights.isfinite().all():
+            fail(f"NaN or infinite weights in iteration {iteration}: lower --learning-rate", 1)
+        kl, ratio = policy_change(agent, batch)
+        agent.obs_rms.update(raw_obs)
 
         # log
-        global_step, secs = iteration * batch_size, time.time() - start
-        pg_loss, v_loss, entropy, logratio, kill, passing = map(torch.stack, zip(*metrics))
-        scalars = {
-            "charts/learning_rate": lr,
-            "charts/SPS": global_step / secs,
-            "losses/policy_loss": pg_loss.mean(),
-            "losses/value_loss": v_loss.mean(),
-            "losses/entropy": entropy.mean(),
-            "losses/approx_kl": (logratio.exp() - 1 - logratio).mean(),
-            "losses/clipfrac": ((logratio.exp() - 1).abs() > args.clip_coef).double().mean(),
-            "losses/explained_variance": 1 - (returns - v).var() / (returns.var() + 1e-8),
-            "losses/kl": kl,
-            "partition/in": (~kill & ~passing).double().mean(),
-            "partition/kill": kill.double().mean(),
-            "partition/pass": passing.double().mean(),
-        }
-        if done.any():
-            scalars["charts/episodic_return"] = sums[1][done].mean()
-            scalars["charts/episodic_length"] = sums[2][done].mean()
-            bar.set_postfix_str(f"return {sums[1][done].mean():.0f}", refresh=False)
-        if not (weights.isfinite().all() and math.isfinite(sum(scalars.values()))):
-            given = not np.isfinite(obs.sum() + rewards.sum())
-            cause = f"returned by {run.env_id}" if given else "lower --learning-rate"
-            fail(f"NaN or infinity in iteration {iteration}: {cause}", 1)
-        for name, y in scalars.items():
-            writer.add_scalar(name, float(y), global_step)
-        os.utime(f"{run_dir}/config.json")  # fails if the folder was deleted
-        kills.append(scalars["partition/kill"].item())
-        ended_at = global_step - batch_size + (np.nonzero(done)[0] + 1) * args.num_envs
-        final += sums[1][done][ended_at > 0.9 * num_iterations * batch_size].tolist()
-        bar.update(batch_size)
+        seconds = time.time() - start_time
+        log = loss_scalars(metrics, args.clip_coef)
+        log["losses/explained_variance"] = 1 - (returns - values).var() / (returns.var() + 1e-8)
+        log["losses/kl"] = kl
+        for percent in (1, 10, 50, 90, 99):
+            log[f"ratio/q{percent:02}"] = ratio.quantile(percent / 100)
+        log["charts/learning_rate"] = lr
+        log["charts/SPS"] = global_step / seconds
+        if episodes:
+            log["charts/episodic_return"] = np.mean([e.episodic_return for e in episodes])
+            log["charts/episodic_length"] = np.mean([e.length for e in episodes])
+            bar.set_postfix_str(f"return {log['charts/episodic_return']:.0f}", refresh=False)
+        for name, value in log.items():
+            writer.add_scalar(name, float(value), global_step)
+        writer.flush()
+
+        kill_fractions.append(log["partition/kill"])
+        for episode in episodes:
+            if episode.ended_at > 0.9 * total_steps:
+                final_returns.append(episode.episodic_return)
+        if iteration % save_every == 0 or iteration == num_iterations:
+            weights_sha256 = save_agent(agent, run_dir, global_step)
+        advance(bar, batch_size)
+
     bar.close()
     writer.close()
-    state, buffer = {k: y.cpu() for k, y in agent.state_dict().items()}, io.BytesIO()
-    torch.save(state, buffer)
-    write(f"{run_dir}/agent.pt", buffer.getvalue())
-    sha = hashlib.sha256(b"".join(y.numpy().tobytes() for y in state.values())).hexdigest()
-    score = float(np.mean(final)) if final else None
-    result = config | {"global_step": global_step, "episodic_return": score, "weights_sha256": sha}
-    result |= {"kill_fraction": np.mean(kills), "sps": global_step / secs, "wall_time_s": secs}
-    write(f"{run_dir}/result.json", json.dumps(result, indent=2).encode())
-    print(f"{run_dir}\nfinal return {score}\nweights_sha256 {sha}")
+    result = config | {
+        "global_step": global_step,
+        "episodic_return": float(np.mean(final_returns)) if final_returns else None,
+        "kill_fraction": float(np.mean(kill_fractions)),
+        "weights_sha256": weights_sha256,
+        "sps": global_step / seconds,
+        "wall_time_s": seconds,
+    }
+    finish_run(run_dir, result)
 
 
 if __name__ == "__main__":
-    threading.excepthook = lambda _: None  # train meets the event writer's errors as well
-    for n in (signal.SIGINT, signal.SIGTERM):  # end without a word, from libraries too
-        signal.signal(n, lambda n, _: (os.dup2(os.open(os.devnull, 1), 2), sys.exit(128 + n)))
     try:
-        tyro.cli(train, config=(tyro.conf.OmitArgPrefixes,))
+        train(tyro.cli(Args, description=loss_in_words()))
+    except MemoryError as error:
+        fail(f"--num-envs times --num-steps needs too much memory: {error}")
     except OSError as error:
         fail(f"the run folder cannot be written: {error}", 1)
