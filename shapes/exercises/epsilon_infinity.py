@@ -1,4 +1,4 @@
-# Exercise, epsilon to infinity: sum of w A, beta_t = 0, the plain surrogate
+# Epsilon to infinity: beta = 0, the plain surrogate w A; an exercise
 # Nothing stops a sample.
 beta = 0.0
 objective = ratio * advantages + beta * logprob

@@ -1,10 +1,10 @@
-# DPPO: beta = -w A where KL(old || new) > epsilon^2 / 2 and (w - 1) A > 0, arXiv 2602.04879
+# DPPO: beta = -w A where KL > epsilon^2/2 and (w - 1) A > 0; Qi et al., arXiv 2602.04879
 # Asks how far the policy has moved in this state, not how far this action's probability has.
 # On robots the same gate is TR-PPO, arXiv 1903.07940. KL <= epsilon^2 / 2 bounds the total
 # variation by epsilon / 2 (Pinsker), and so does |w - 1| <= epsilon for all actions.
-# Simplified: the authors approximate the divergence over a vocabulary; a Gaussian's is exact.
+# Simplified: the authors, with a vocabulary, approximate the divergence; a Gaussian's is exact.
 old_policy = Normal(batch.old_mean, batch.old_logstd.exp())
-new_policy = Normal(mean, logstd.exp())
+new_policy = Normal(mean, agent.actor_logstd.exp())
 kl = kl_divergence(old_policy, new_policy).sum(-1)
 killed = (kl > args.clip_coef**2 / 2) & ((ratio - 1) * advantages > 0)
 beta = torch.where(killed, -ratio * advantages, 0.0).detach()

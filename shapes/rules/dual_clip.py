@@ -1,6 +1,6 @@
-# Dual clip: beta = -w A on the kill set and where A < 0 and w > c, Ye et al., arXiv 1912.09729
+# Dual clip: beta = -w A on kill, and where A < 0, w > 3; Ye et al., arXiv 1912.09729
 # On the pass set nothing bounds w, so that one bad action which has become likely may outweigh
-# its whole minibatch. c = 3 is the authors' bound.
+# its whole minibatch. c is the authors'.
 c = 3.0
 killed = kill_set | ((advantages < 0) & (ratio > c))
 beta = torch.where(killed, -ratio * advantages, 0.0).detach()
