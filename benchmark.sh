@@ -21,13 +21,19 @@ work: a run holds a lock on its log file for as long as it lives.
                                                      Ant-v4,Humanoid-v4)
   --seeds 1,2  seeds; all of seed 1 runs first      (1,2,3,4,5)
   --arms A,B   variants                             (clip,phi,klip,kl_fixed,kl_adaptive)
-               kl_fixed is ppo_kl_scalar with beta = 1, kl_adaptive the same with --kl-target 0.02
+               kl_fixed is ppo_kl_scalar with one beta, kl_adaptive the same with --kl-target;
+               any rule in shapes/rules is an arm, too: its script is composed into DIR.
+               An arm may have a value, as in clip=0.1,kl_fixed=3,kl_adaptive=0.05,spo=0.3:
+               beta (1) of kl_fixed, the target (0.02) of kl_adaptive, epsilon (0.2) of others.
   --steps N    environment steps in each run        (1000000)
   --jobs N     runs at a time, one thread each      (one per core)
   --out DIR    has a folder {env}__{arm}__{seed} and a log file for each run  (runs/benchmark)
                The report goes to benchmark/results, but to DIR/results with --out or --quick.
   -- FLAGS     all that follows goes to every script, as in: -- --compile
+               One DIR holds runs of one --steps and FLAGS. As long as none has finished and none
+               is running, others may be given.
 
+What every run would refuse is refused before the first starts.
 The variable PYTHON names the interpreter (python). Options for Slurm, such as --time or
 --partition, go before benchmark.sh. Exit status: 0 all runs finished, 1 some failed, 2 bad
 arguments.
@@ -45,7 +51,7 @@ mode=run envs='' seeds='' steps='' jobs='' out='' arms=clip,phi,klip,kl_fixed,kl
 while [ $# -gt 0 ]; do
   case $1 in
     --envs | --seeds | --arms | --steps | --jobs | --out)
-      [ -n "$2" ] && [ "$2" != -- ] || fail "$1 needs a value"
+      [[ -n $2 && $2 != -* ]] || fail "$1 needs a value"
       printf -v "${1#--}" %s "$2"
       shift ;;
     --list | --report) mode=${1#--} ;;
@@ -80,69 +86,24 @@ results=$out/results
 [ -n "$SLURM_ARRAY_TASK_ID" ] && jobs=1
 jobs=${jobs:-$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)}
 
-whole() { [[ $1 =~ ^[1-9][0-9]{0,9}$ ]]; }
-whole "$steps" || fail "--steps must be a positive whole number, not $steps"
-whole "$jobs" || fail "--jobs must be a positive whole number, not $jobs"
+[[ $jobs =~ ^[1-9][0-9]{0,9}$ ]] || fail "--jobs must be a positive whole number, not $jobs"
+command -v "$PYTHON" > /dev/null || fail "$PYTHON is missing: set PYTHON to an interpreter"
+export PYTHON
+
+# A cell is one run: its name, a blank, its command. Nothing is written before all is found good.
+grid=("$out" "$envs" "$seeds" "$arms" "$steps" "${extra[@]}")
+lines=$("$PYTHON" benchmark/grid.py "$mode" "${grid[@]}") || exit 2
 cells=()
-for seed in ${seeds//,/ }; do
-  whole "$seed" || [ "$seed" = 0 ] || fail "--seeds must be whole numbers, not $seed"
-  for env in ${envs//,/ }; do
-    [[ $env =~ ^[A-Za-z0-9_./:-]+$ ]] || fail "--envs must be Gymnasium ids, not $env"
-    for arm in ${arms//,/ }; do
-      [[ $arm =~ ^(clip|phi|klip|kl_fixed|kl_adaptive)$ ]] ||
-        fail "--arms must be among clip, phi, klip, kl_fixed and kl_adaptive, not $arm"
-      cells+=("$env $arm $seed")
-    done
-  done
-done
-for flag in "${extra[@]}"; do
-  case $flag in --env[-_]id* | --seed* | --total[-_]timesteps* | --exp[-_]name* | --run[-_]dir*)
-    fail "$flag after -- is benchmark.sh's to set" ;;
-  esac
-done
-
-# Set `name` and `cmd`, the run folder's name and the command, of the cell "env arm seed".
-describe() {
-  read -r env arm seed <<< "$1"
-  name=${env//[\/:]/_}__${arm}__$seed
-  script=ppo_${arm}_continuous.py
-  [[ $arm == kl_* ]] && script=ppo_kl_scalar_continuous.py
-  cmd=("$PYTHON" "$script" --env-id "$env" --seed "$seed" --total-timesteps "$steps")
-  cmd+=(--exp-name "$arm" --run-dir "$out/$name")
-  [ "$arm" = kl_adaptive ] && cmd+=(--kl-target 0.02)
-  cmd+=("${extra[@]}")
-}
-
-if [ "$mode" = list ]; then
-  for cell in "${cells[@]}"; do
-    describe "$cell"
-    printf '%q ' "${cmd[@]}"
-    echo
-  done | sed 's/ $//'
-  exit
-fi
-
-needed='import importlib.util as u
-packages = "torch", "gymnasium", "mujoco", "tyro", "tensorboard", "tqdm"
-exit(not all(map(u.find_spec, packages)))'
-"$PYTHON" -c "$needed" 2> /dev/null ||
-  fail "$PYTHON is missing or lacks packages: pip install -r requirements.txt, or set PYTHON"
+while IFS= read -r line; do cells+=("$line"); done <<< "$lines"
+[ "$mode" = list ] && printf '%s\n' "${cells[@]#* }" && exit
 [ "$mode" = report ] && exec "$PYTHON" benchmark/report.py "$out" "$results"
 
-if [ -n "$SLURM_ARRAY_TASK_ID" ]; then
-  cell=${cells[$SLURM_ARRAY_TASK_ID]}
-  [ -n "$cell" ] || fail "--array must lie within 0-$((${#cells[@]} - 1))"
-  cells=("$cell")
-fi
-
-# One folder holds one experiment: the first copy to start writes down which, in one piece.
-settings="--total-timesteps $steps${extra[*]:+ ${extra[*]}}"
-mkdir -p "$out" && draft=$(mktemp "$out/settings.XXXXXX") && echo "$settings" > "$draft" ||
-  fail "--out $out cannot be written"
-ln "$draft" "$out/settings" 2> /dev/null
-rm "$draft"
-[ "$(cat "$out/settings")" = "$settings" ] ||
-  fail "--out $out holds runs with $(cat "$out/settings"), not $settings: name another folder"
+# One folder holds one experiment. All copies and their runs share descriptor 8 and a lock on it.
+trouble=$({ mkdir -p "$out" && : >> "$out/settings"; } 2>&1) ||
+  fail "--out $out cannot be written: ${trouble##*: }"
+exec 8>> "$out/settings"
+"$PYTHON" -S benchmark/grid.py prepare "${grid[@]}" || exit 2
+settings=$(cat "$out/settings")
 
 # ---- the runs
 
@@ -163,19 +124,31 @@ watch() {
   kill -9 $running 2> /dev/null
 }
 
-# Start the cell described by `name` and `cmd` in the background. Standard output is the log, and
-# carries the lock: it is taken here, stays with the run through exec, and dies with it.
+# Set `name` and `command` of a cell.
+describe() { name=${1%% *} command=${1#* }; }
+
+# Stop unless the folder is still ours and can be written.
+look() {
+  local trouble
+  [ "$(cat "$out/settings" 2> /dev/null)" = "$settings" ] ||
+    stop 1 "$out was deleted or belongs to other runs"
+  trouble=$({ echo > "$out/probe.$$"; } 2>&1) || stop 1 "$out cannot be written: ${trouble##*: }"
+  rm -f "$out/probe.$$"
+}
+
+# Start the cell described by `name` and `command` in the background. Standard output is the log,
+# and carries the lock: it is taken here, stays with the run through exec, and dies with it.
 lock='import fcntl, sys
 try: fcntl.flock(1, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError: sys.exit(75)'
 start() {
   (
-    exec 7>&- >> "$out/$name.log" 2>&1
+    exec 7>&- 2> /dev/null >> "$out/$name.log" 2>&1 || exit
     "$PYTHON" -S -c "$lock" || exit
     [ -e "$out/$name/result.json" ] && exit 75  # another copy was quicker
     : > "$out/$name.log"
     rm -rf "${out:?}/$name"
-    exec "${cmd[@]}"
+    eval "exec $command"
   ) &
   job[$!]=$cell
   echo "+ $!" >&7
@@ -183,7 +156,7 @@ start() {
 
 # Set `progress` to one line: what has finished, what runs, how long the rest will take.
 measure() {
-  local cell pid at env arm seed name script cmd now left minutes
+  local cell pid at name command now left minutes
   finished=0 partial=0
   for cell in "${cells[@]}"; do
     describe "$cell"
@@ -192,7 +165,7 @@ measure() {
   for pid in "${!job[@]}"; do
     describe "${job[$pid]}"
     read -r at _ <<< "$(tail -n 1 "$out/$name.log" 2> /dev/null)"
-    [[ $at =~ ([0-9]+)/[0-9]+$ ]] && partial=$((partial + BASH_REMATCH[1]))
+    [[ $at =~ ^([0-9]+)/ ]] && partial=$((partial + BASH_REMATCH[1]))
   done
   progress="$finished/${#cells[@]} runs finished, ${#job[@]} running"
   [ ${#failed[@]} -gt 0 ] && progress+=", ${#failed[@]} failed"
@@ -207,9 +180,10 @@ measure() {
 
 say() { if [ -t 1 ]; then printf '\r\033[K%s\n' "$*"; else echo "$*"; fi; }
 
+# Stop with an exit status and, perhaps, a reason to tell.
 stop() {
   trap '' HUP INT TERM
-  say "stopping ${#job[@]} runs; the same command goes on from here"
+  say "stopping ${#job[@]} runs${2:+: $2}; the same command goes on from here"
   exec 7>&-
   wait
   exit "$1"
@@ -240,6 +214,7 @@ while :; do
       measure
       [ -t 1 ] || say "$name finished: $progress"
     else
+      look
       failed+=("$name")
       say "$name FAILED with exit status $status; the end of $out/$name.log:"
       tail -n 15 "$out/$name.log" | sed 's/^/    /'
@@ -248,7 +223,9 @@ while :; do
   while [ ${#queue[@]} -gt 0 ] && [ ${#job[@]} -lt "$jobs" ]; do
     cell=${queue[0]} queue=("${queue[@]:1}")
     describe "$cell"
-    [ -e "$out/$name/result.json" ] || start
+    [ -e "$out/$name/result.json" ] && continue
+    look
+    start
   done
   [ ${#queue[@]} = 0 ] && [ ${#job[@]} = 0 ] && [ ${#held[@]} = 0 ] && break
   if [ $SECONDS -ge $next_look ]; then  # perhaps another copy has ended a run, or died

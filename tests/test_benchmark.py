@@ -10,28 +10,31 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load, result
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-sys.path.insert(0, str(ROOT / "benchmark"))
+sys.path[:0] = [str(ROOT / "benchmark"), str(ROOT / "shapes")]
+import arms
+import insert
 import report
 
 TINY = ["--num-steps", "256", "--num-minibatches", "4", "--update-epochs", "1"]
 HOPPER = ["--envs", "Hopper-v4", "--seeds", "1"]
 
 
-def benchmark(*flags: str, extra: list[str] = TINY) -> subprocess.Popen:
+def benchmark(*flags: str, extra: list[str] = TINY, **environment: str) -> subprocess.Popen:
     """Start benchmark.sh with flags, and those in extra for the scripts, in its own session."""
     return subprocess.Popen(
         ["./benchmark.sh", *map(str, flags), *(["--", *extra] if extra else [])],
         cwd=ROOT,
-        env=os.environ | {"PYTHON": sys.executable},
+        env=os.environ | {"PYTHON": sys.executable} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -67,7 +70,9 @@ def processes(mark: Path) -> list[str]:
 
 
 def test_list_is_the_grid_with_seeds_outermost():
+    begun = time.monotonic()
     status, output = finish(benchmark("--list", extra=[]))
+    assert time.monotonic() - begun < 3  # it needs no PyTorch
     lines = output.splitlines()
     assert status == 0
     assert len(lines) == len(set(lines)) == 125
@@ -80,45 +85,163 @@ def test_list_is_the_grid_with_seeds_outermost():
     assert "--total-timesteps 1000000" in lines[124] and "--seed 5 " in lines[124]
 
 
+def test_list_has_an_arm_once_however_its_value_is_written():
+    names = "clip=0.10,clip=.1,clip=0.2,clip,kl_fixed=3.0,kl_fixed=1,kl_adaptive=0.05,spo,spo=0.3"
+    status, output = finish(benchmark("--list", *HOPPER, "--arms", names, "--out", "x", extra=[]))
+    assert status == 0
+    commands = [line.split() for line in output.splitlines()]
+    found = [(c[1], c[c.index("--exp-name") + 1], *c[-2:]) for c in commands]
+    scalar = "ppo_kl_scalar_continuous.py"
+    assert found == [
+        ("ppo_clip_continuous.py", "clip=0.1", "--clip-coef", "0.1"),
+        ("ppo_clip_continuous.py", "clip", "--clip-coef", "0.2"),
+        (scalar, "kl_fixed=3", "--kl-coef", "3"),
+        (scalar, "kl_fixed", "--kl-coef", "1"),
+        (scalar, "kl_adaptive=0.05", "--kl-target", "0.05"),
+        ("x/ppo_spo_continuous.py", "spo", "--clip-coef", "0.2"),
+        ("x/ppo_spo_continuous.py", "spo=0.3", "--clip-coef", "0.3"),
+    ]
+    assert "--run-dir x/Hopper-v4__kl_fixed=3__1" in output
+
+
+@pytest.mark.parametrize("text", [*arms.FAMILIES, *arms.shapes()])
+def test_an_arm_without_a_value_has_that_of_its_script(text):
+    arm = arms.parse(text)
+    args = load("klip" if arm.is_shape else arm.script.split("_continuous")[0][4:]).Args()
+    expected = {name: getattr(args, name) for name in arm.settings}
+    if text == "kl_adaptive":
+        expected["kl_target"] = 0.02  # the paper's; the script's default is none
+    assert arm.settings == expected
+    assert arms.parse(f"{text}={arm.value}0") == arm
+
+
 @pytest.mark.parametrize(
     "flags, extra, named",
     [
         (["--steps", "many"], [], "--steps"),
         (["--jobs", "0"], [], "--jobs"),
         (["--seeds", "1,x"], [], "--seeds"),
-        (["--arms", "clip,pho"], [], "--arms"),
+        (["--seeds", "1,"], [], "--seeds"),
         (["--envs"], [], "--envs"),
+        (["--envs", "--list"], [], "--envs"),
+        (["--envs", ","], [], "--envs"),
+        (["--envs", "*"], [], "--envs"),
+        (["--list", "--envs", ","], [], "--envs"),
+        (["--arms", "clip,pho"], [], "--arms: pho"),
+        (["--arms", "../rules/spo"], [], "--arms: ../rules/spo"),
+        (["--arms", "clip="], [], "--arms: clip="),
+        (["--arms", "clip=1"], [], "--arms: clip=1"),
+        (["--arms", "spo=-0.2"], [], "--arms: spo=-0.2"),
+        (["--arms", "kl_fixed=0"], [], "--arms: kl_fixed=0"),
+        (["--arms", "kl_adaptive=nan"], [], "--arms: kl_adaptive=nan"),
         (["--fast"], [], "--fast"),
         ([], ["--seed", "3"], "--seed"),
+        ([], ["--clip_coef=0.1"], "--clip_coef=0.1"),
+        # what the scripts themselves would refuse
+        ([], ["--num-stps", "256"], "--num-stps"),
+        ([], ["--help"], "after --"),
+        (["--steps", "255"], TINY, "--steps"),
+        (["--envs", "Hoper-v4"], TINY, "--envs 'Hoper-v4'"),
+        (["--seeds", "1,4000000000"], TINY, "--seeds"),
+        (["--arms", "spo"], ["--num-minibatches", "7"], "--num-minibatches"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_written(tmp_path, flags, extra, named):
     status, output = finish(benchmark("--out", tmp_path / "out", *flags, extra=extra))
-    assert (status, output.count("\n")) == (2, 1)
-    assert named in output
+    assert (status, output.count("\n")) == (2, 1), output
+    assert output.startswith("benchmark.sh: error: ") and named in output
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path):
-    grid = ["--out", tmp_path, "--envs", "Nope-v4,Hopper-v4", "--seeds", "1"]
-    grid += ["--arms", "clip,klip", "--steps", "512"]
-    status, output = finish(benchmark(*grid))
-    assert status == 1
-    assert "Nope-v4__klip__1 FAILED with exit status 2" in output
-    assert "--env-id Nope-v4 cannot be made" in output  # the end of its log
-    assert "2/4 runs finished, 0 running, 2 failed" in output
-    assert "| Hopper-v4 | 1 |" in (tmp_path / "results/report.md").read_text()
-    assert "identical" in (tmp_path / "results/report.md").read_text()
+def test_interrupted_while_it_checks_it_says_nothing(tmp_path):
+    process = benchmark("--out", tmp_path / "out")
+    time.sleep(0.7)  # of about 2 s
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process) == (-signal.SIGINT, "")
+    assert not (tmp_path / "out").exists()
 
-    results = sorted(tmp_path.glob("*/result.json"))
+
+BROKEN = """
+import gymnasium
+from gymnasium.spaces import Box
+
+class Broken(gymnasium.Env):
+    observation_space = action_space = Box(-1, 1, (1,))
+
+    def reset(self, **kwargs):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        raise RuntimeError("the robot is broken")
+
+gymnasium.register("Broken-v0", Broken)
+"""
+
+
+def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    out = tmp_path / "out"
+    grid = ["--out", out, "--envs", "broken:Broken-v0,Hopper-v4", "--seeds", "1"]
+    grid += ["--arms", "clip,klip", "--steps", "512"]
+    status, output = finish(benchmark(*grid, PYTHONPATH=str(tmp_path)))
+    assert status == 1
+    assert "broken_Broken-v0__klip__1 FAILED with exit status 1" in output
+    assert "the robot is broken" in output  # the end of its log
+    assert "2/4 runs finished, 0 running, 2 failed" in output
+    assert "| Hopper-v4 | 1 |" in (out / "results/report.md").read_text()
+    assert "identical" in (out / "results/report.md").read_text()
+
+    results = sorted(out.glob("*/result.json"))
     times = [file.stat().st_mtime_ns for file in results]
-    status, output = finish(benchmark(*grid))
+    status, output = finish(benchmark(*grid, PYTHONPATH=str(tmp_path)))
     assert (status, len(results)) == (1, 2)
     assert output.count("FAILED") == 2  # tried again
     assert [file.stat().st_mtime_ns for file in results] == times  # not run again
 
-    status, output = finish(benchmark(*grid[:-1], "1024"))
-    assert status == 2 and "name another folder" in output
+
+def test_settings_may_change_until_a_run_has_finished(tmp_path):
+    grid = ["--out", tmp_path, *HOPPER, "--arms", "klip", "--steps"]
+    other = [*TINY, "--learning-rate", "1e-3"]
+    process = benchmark(*grid, "100000")
+    wait_for((tmp_path / "Hopper-v4__klip__1/config.json").exists)
+    status, output = finish(benchmark(*grid, "512", extra=other))
+    assert (status, output.count("\n")) == (2, 1), output  # a run is under way
+    assert "name another folder" in output
+    process.terminate()
+    finish(process)
+
+    status, output = finish(benchmark(*grid, "512", extra=other))
+    assert status == 0, output
+    assert result(tmp_path / "Hopper-v4__klip__1")["learning_rate"] == 1e-3
+    settings = tmp_path / "settings"
+    held = settings.read_text()
+    assert held == f"--total-timesteps 512 {' '.join(other)}\n"
+    assert settings.stat().st_mode & 0o444 == 0o444  # for other users, too
+    status, output = finish(benchmark(*grid, "512"))
+    assert (status, output.count("\n")) == (2, 1)
+    assert "name another folder" in output and settings.read_text() == held
+
+
+def test_arms_with_values_and_shapes_share_a_folder(tmp_path):
+    grid = ["--out", tmp_path, *HOPPER, "--steps", "512", "--arms"]
+    names = ["clip=0.1", "kl_fixed=3", "kl_adaptive=0.05", "spo"]
+    status, output = finish(benchmark(*grid, ",".join(names)))
+    assert status == 0, output
+    for name in names:
+        found = result(tmp_path / f"Hopper-v4__{name}__1")
+        expected = {"exp_name": name, **arms.parse(name).settings}
+        assert {key: found[key] for key in expected} == expected
+    assert (tmp_path / "ppo_spo_continuous.py").read_text() == insert.compose("spo")
+
+    times = [file.stat().st_mtime_ns for file in sorted(tmp_path.glob("*/result.json"))]
+    status, output = finish(benchmark(*grid, "spo=0.3,klip,spo,clip=0.10"))
+    assert status == 0, output
+    assert output.count("__1 finished: ") == 2
+    assert result(tmp_path / "Hopper-v4__spo=0.3__1")["clip_coef"] == 0.3
+    for name in ("spo=0.3", "klip"):
+        (tmp_path / f"Hopper-v4__{name}__1/result.json").unlink()
+    left = [file.stat().st_mtime_ns for file in sorted(tmp_path.glob("*/result.json"))]
+    assert left == times  # run once
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -171,6 +294,56 @@ def test_a_run_held_by_another_copy_is_waited_for(tmp_path):
     status, output = finish(process)  # closing the log gave the lock back
     assert status == 0
     assert "Hopper-v4__clip__1 finished" in output
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    if not shutil.which("mount") or subprocess.call(command, stderr=subprocess.DEVNULL):
+        pytest.skip("may not mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Fill the disk of a folder."""
+    with open(folder / "filler", "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk_is_the_reason_given(small_disk):
+    fill(small_disk)
+    grid = ["--out", small_disk / "out", *HOPPER, "--jobs", "1", "--arms", "klip,phi"]
+    status, output = finish(benchmark(*grid, "--steps", "100000"))
+    assert status == 2
+    assert output.endswith("cannot be written: No space left on device\n")
+
+    (small_disk / "filler").unlink()
+    process = benchmark(*grid, "--steps", "100000")
+    wait_for((small_disk / "out/Hopper-v4__klip__1/config.json").exists)
+    fill(small_disk)
+    status, output = finish(process)
+    assert status == 1
+    lines = output.splitlines()
+    assert len(lines) == 2  # the first says what is to come
+    assert "cannot be written: No space left on device" in lines[1]
+
+
+def test_a_deleted_folder_stops_it(tmp_path):
+    out = tmp_path / "out"
+    grid = ["--out", out, *HOPPER, "--jobs", "1", "--arms", "klip,phi", "--steps", "25600"]
+    process = benchmark(*grid)
+    wait_for((out / "Hopper-v4__klip__1/config.json").exists)
+    shutil.rmtree(out)
+    status, output = finish(process)
+    assert status == 1
+    lines = output.splitlines()
+    assert len(lines) == 2 and "was deleted" in lines[1], output
+    assert processes(out) == [] and not out.exists()
 
 
 # ---- the report, on made-up runs
