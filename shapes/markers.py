@@ -11,6 +11,7 @@ POLICY_LOSS = re.compile(
 SCALAR_BETA = re.compile(
     r"^ *# --- scalar beta ---\n.*?^ *# --- end of scalar beta ---\n", re.DOTALL | re.MULTILINE
 )
+MARKER = re.compile(r"^ *# --- .* ---$", re.MULTILINE)
 
 
 def policy_loss(script: str) -> str:
@@ -33,6 +34,6 @@ def shared(script: str) -> str:
     Raises ValueError unless there is one policy loss and the markers come in pairs.
     """
     rest = SCALAR_BETA.sub("", with_policy_loss(script, ""))
-    if rest.count("# ---") != 2:
+    if len(MARKER.findall(rest)) != 2:
         raise ValueError("has a marker without its partner")
     return rest

@@ -3,9 +3,9 @@
 # On robots the same gate is TR-PPO, arXiv 1903.07940. KL <= epsilon^2 / 2 bounds the total
 # variation by epsilon / 2 (Pinsker), and so does |w - 1| <= epsilon for all actions.
 # Simplified: the authors, with a vocabulary, approximate the divergence; a Gaussian's is exact.
-old_policy = Normal(batch.old_mean, batch.old_logstd.exp())
-new_policy = Normal(mean, agent.actor_logstd.exp())
-kl = kl_divergence(old_policy, new_policy).sum(-1)
+logstd = agent.actor_logstd
+spread = torch.exp(2 * batch.old_logstd) + (batch.old_mean - mean) ** 2
+kl = (logstd - batch.old_logstd + 0.5 * spread * torch.exp(-2 * logstd) - 0.5).sum(-1)
 killed = (kl > args.clip_coef**2 / 2) & ((ratio - 1) * advantages > 0)
 beta = torch.where(killed, -ratio * advantages, 0.0).detach()
 objective = ratio * advantages + beta * logprob

@@ -1,0 +1,330 @@
+"""Every rule in shapes/ is what its paper says, and its script is the KLip script but for the block."""
+
+import copy
+import difflib
+import json
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, needs_compiler, script, start
+
+sys.path.insert(0, str(ROOT / "shapes"))
+import draw
+from insert import block, compose, exercises, names
+from markers import policy_loss, shared
+
+KLIP = script("klip").read_text()
+ALL = names() + exercises()
+INSERT = ROOT / "shapes" / "insert.py"
+QUICK = {"env_id": "Hopper-v4", "num_steps": 64, "num_minibatches": 2, "total_timesteps": 128}
+
+
+def killed(w, a, eps):
+    """The clip's kill set by its definition."""
+    return ((w > 1 + eps) & (a > 0)) | ((w < 1 - eps) & (a < 0))
+
+
+def inside(w, a, low, high):
+    """The clipped surrogate of Schulman et al. 2017 with a band of two edges."""
+    return torch.min(w * a, w.clamp(low, high) * a)
+
+
+def masked(w, a, keep):
+    """The surrogate of the samples to keep."""
+    return torch.where(keep, w * a, 0.0)
+
+
+def rolled_back(w, a, eps):
+    """PPO-RB of Truly PPO: slope -alpha beyond the edge, and no jump there."""
+    good = torch.where(w <= 1 + eps, w, -0.3 * w + 1.3 * (1 + eps))
+    bad = torch.where(w >= 1 - eps, w, -0.3 * w + 1.3 * (1 - eps))
+    return torch.where(a > 0, good, bad) * a
+
+
+def gated(w, a, eps):
+    """SAPO: sigmoid(tau (w - 1)) 4 / tau A, with tau scaled so that the gate is half open at eps."""
+    tau = torch.where(a > 0, 1.0, 1.05) * 1.763 / eps
+    return torch.sigmoid(tau * (w - 1)) * 4 / tau * a
+
+
+def discovered(w, a):
+    """Discovered Policy Optimisation, as in its first author's PureJaxRL."""
+    x = (w - 1) * a
+    y = w.log() * a
+    good = torch.relu(x - 2 * torch.tanh(x / 2))
+    bad = torch.relu(y - 0.6 * torch.tanh(y / 0.6))
+    return w * a - torch.where(a >= 0, good, bad)
+
+
+def dual_clipped(w, a, eps):
+    """Ye et al. 2020: max(min(w A, clip(w) A), c A) for A < 0."""
+    clipped = inside(w, a, 1 - eps, 1 + eps)
+    return torch.where(a < 0, torch.max(clipped, 3 * a), clipped)
+
+
+def ramped(w, a, eps):
+    """The soft clip, by its coefficient: w A up to the edge, then down to 0 over a width of 0.2."""
+    past = torch.where(a > 0, w - (1 + eps), (1 - eps) - w)
+    return (w * a * (1 - past / 0.2).clamp(0, 1)).detach() * w.log()
+
+
+# The objective of one sample as published, of ratio w, advantage a, epsilon and KL of the state.
+PUBLISHED = {
+    "cispo": lambda w, a, eps, kl: w.clamp(1 - eps, 1 + eps).detach() * a * w.log(),
+    "clip_higher": lambda w, a, eps, kl: inside(w, a, 1 - eps, 1 + 1.4 * eps),
+    "dpo": lambda w, a, eps, kl: discovered(w, a),
+    "dppo": lambda w, a, eps, kl: masked(w, a, (kl <= eps**2 / 2) | ((w - 1) * a <= 0)),
+    "dual_clip": lambda w, a, eps, kl: dual_clipped(w, a, eps),
+    "one_sided": lambda w, a, eps, kl: masked(w, a, (w <= 1 + eps) | (a < 0)),
+    "rollback": lambda w, a, eps, kl: rolled_back(w, a, eps),
+    "sapo": lambda w, a, eps, kl: gated(w, a, eps),
+    "soft": lambda w, a, eps, kl: ramped(w, a, eps),
+    "spo": lambda w, a, eps, kl: w * a - a.abs() * (w - 1) ** 2 / (2 * eps),
+    "two_sided": lambda w, a, eps, kl: masked(w, a, (w - 1).abs() <= eps),
+    # exercises
+    "epsilon_infinity": lambda w, a, eps, kl: w * a,
+    "epsilon_zero": lambda w, a, eps, kl: masked(w, a, (w - 1) * a <= 0),
+    "no_stop_gradient": lambda w, a, eps, kl: w * a - masked(w, a, killed(w, a, eps)) * w.log(),
+}
+RATIOS = [0.02, 0.3, 0.55, 0.65, 0.69, 0.72, 0.79, 0.81, 0.89, 0.91, 0.97]
+RATIOS += [1.03, 1.09, 1.11, 1.13, 1.19, 1.21, 1.27, 1.29, 1.35, 1.43, 1.6, 2.9, 3.1, 8.0]
+ADVANTAGES = [-3.0, -1.0, -0.1, 0.1, 1.0, 3.0]
+KLS = [0.0, 0.01, 0.03, 1.0]
+
+
+MODULES = {name: draw.load(compose(name)) for name in ALL}
+MODULES["klip"] = draw.load(KLIP)
+GRID = torch.cartesian_prod(torch.tensor(RATIOS), torch.tensor(ADVANTAGES))
+
+
+def coefficient(name: str, eps: float) -> torch.Tensor:
+    """The coefficient of grad log pi over grid and KL, by autograd on the script's loss."""
+    ratio, advantage = GRID.numpy().T
+    parts = [draw.coefficient(MODULES[name], ratio, advantage, eps, kl) for kl in KLS]
+    return torch.tensor(np.concatenate(parts)).double()
+
+
+def published(name: str, eps: float) -> torch.Tensor:
+    """The same of the published objective, in float64."""
+    ratio, advantage = GRID.double().T
+    parts = []
+    for kl in KLS:
+        logprob = ratio.log().requires_grad_()
+        objective = PUBLISHED[name](logprob.exp(), advantage, eps, kl)
+        parts.append(torch.autograd.grad(objective.sum(), logprob)[0])
+    return torch.cat(parts)
+
+
+def agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two coefficients are the same but for float32's rounding."""
+    return torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_coefficient_is_the_published_one(name, eps):
+    assert agree(coefficient(name, eps), published(name, eps))
+
+
+def test_every_rule_is_looked_up():
+    assert set(PUBLISHED) | {"closed_form_kl"} == set(ALL)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "klip"])
+def test_no_rule_agrees_with_another_one(name):
+    ours = coefficient(name, 0.2)
+    for other in set(PUBLISHED) - {name}:
+        assert not agree(ours, published(other, 0.2)), other
+
+
+def minibatch(module, n: int = 300) -> tuple:
+    """An agent, and n samples of an older one, kill and pass of both signs among them."""
+    torch.manual_seed(3)
+    old = module.Agent(5, 3)
+    torch.nn.init.normal_(old.actor_mean[-1].weight, std=0.1)
+    agent = copy.deepcopy(old)
+    with torch.no_grad():
+        for weights in agent.parameters():
+            weights += 0.1 * torch.randn_like(weights)
+        obs = torch.randn(n, 5)
+        mean = old.actor_mean(obs)
+        actions = mean + torch.randn(n, 3)
+        batch = module.Batch(
+            obs=obs,
+            actions=actions,
+            old_logprob=old.logprob(mean, actions),
+            old_mean=mean,
+            old_logstd=old.actor_logstd.repeat(n, 1),
+            old_value=torch.randn(n),
+            advantages=torch.randn(n),
+            returns=torch.randn(n),
+        )
+        _, metrics = module.ppo_loss(agent, module.Args(), batch)
+    for members in (metrics["kill"], metrics["pass"]):
+        assert batch.advantages[members].min() < 0 < batch.advantages[members].max()
+    assert (metrics["logratio"].exp() * (batch.advantages < 0)).max() > 3  # for the dual clip
+    return agent, batch
+
+
+def gradient(module, **args) -> torch.Tensor:
+    """The gradient of a script's loss with respect to all weights, on that minibatch."""
+    agent, batch = minibatch(module)
+    loss, _ = module.ppo_loss(agent, module.Args(clip_vloss=False, **args), batch)
+    grads = torch.autograd.grad(loss, list(agent.parameters()))
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+LIMITS = {
+    "soft": ("width = 0.2", "width = 0.0"),
+    "rollback": ("alpha = 0.3", "alpha = 0.0"),
+    "dual_clip": ("c = 3.0", "c = math.inf"),
+    "clip_higher": ("1.4 * args.clip_coef", "args.clip_coef"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_in_its_limit_a_rule_is_the_clip_to_the_bit(name):
+    before, after = LIMITS[name]
+    text = compose(name)
+    assert text.count(before) == 1
+    clip = gradient(MODULES["klip"])
+    assert torch.equal(gradient(draw.load(text.replace(before, after))), clip)
+    assert not torch.equal(gradient(MODULES[name]), clip)
+
+
+@pytest.mark.parametrize("name, epsilon", [("epsilon_zero", 1e-12), ("epsilon_infinity", 1e12)])
+def test_the_limits_of_epsilon_are_the_clip_there_to_the_bit(name, epsilon):
+    limit = gradient(MODULES["klip"], clip_coef=epsilon)
+    assert torch.equal(gradient(MODULES[name]), limit)
+    assert not torch.equal(gradient(MODULES["klip"]), limit)
+
+
+def test_closed_form_kl_takes_the_gradient_of_the_whole_kl():
+    module = MODULES["closed_form_kl"]
+    agent, batch = minibatch(module)
+    mean = agent.actor_mean(batch.obs)
+    ratio = (agent.logprob(mean, batch.actions) - batch.old_logprob).exp()
+    beta = -masked(ratio, batch.advantages, killed(ratio, batch.advantages, 0.2)).detach()
+    spread = batch.old_logstd.exp() ** 2 + (batch.old_mean - mean) ** 2
+    kl = agent.actor_logstd - batch.old_logstd + spread / agent.actor_logstd.exp() ** 2 / 2 - 0.5
+    objective = ratio * batch.advantages - beta * kl.sum(-1)
+    actor = [agent.actor_logstd, *agent.actor_mean.parameters()]
+    loss, _ = module.ppo_loss(agent, module.Args(), batch)
+    ours = torch.autograd.grad(loss, actor)
+    theirs = torch.autograd.grad(-objective.mean(), actor)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_hunk_between_the_markers_differs_from_klip(name):
+    text = compose(name)
+    hunks = difflib.unified_diff(KLIP.splitlines(), text.splitlines(), n=1, lineterm="")
+    assert [line.startswith("@@") for line in hunks].count(True) == 1
+    assert shared(text) == shared(KLIP)
+    assert dedent(policy_loss(text)) == block(name)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_block_begins_with_name_formula_and_source_and_fits_the_page(name):
+    lines = block(name).splitlines()
+    assert re.fullmatch(r"# [^:;]+: [^;]+; [^;]+", lines[0])
+    assert max(len(line) for line in lines) <= 96  # it will be indented by 4
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    """A folder with every composed script."""
+    folder = tmp_path_factory.mktemp("scripts")
+    for name in ALL:
+        (folder / f"ppo_{name}_continuous.py").write_text(compose(name))
+    return folder
+
+
+def test_composed_scripts_pass_the_linter(scripts):
+    for command in (["check"], ["format", "--check"]):
+        config = ["--config", ROOT / "ruff.toml", "--no-cache", "."]
+        done = start(["-m", "ruff", *command, *config], scripts)
+        assert done.returncode == 0, done.stdout
+
+
+def imported(path: Path):
+    """A script as a module of its file, from which it quotes when it starts."""
+    spec = spec_from_file_location(path.stem, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_composed_script_trains_under_its_own_name(name, scripts, tmp_path, capsys):
+    module = imported(scripts / f"ppo_{name}_continuous.py")
+    module.train(module.Args(**QUICK, run_dir=str(tmp_path / "run")))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["exp_name"] == f"ppo_{name}_continuous"
+    assert result["global_step"] == 128
+    formula = block(name).splitlines()[0].removeprefix("# ")
+    assert f"PPO, {formula}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_composed_loss_can_be_compiled(name):
+    module = MODULES[name]
+    traced = torch.compile(module.ppo_loss, backend="eager", fullgraph=True)
+    agent, batch = minibatch(module)
+    ours, _ = traced(agent, module.Args(), batch)
+    assert torch.equal(ours, module.ppo_loss(agent, module.Args(), batch)[0])
+
+
+@needs_compiler
+def test_a_composed_script_compiles_at_the_command_line(scripts):
+    quick = [f"--{key.replace('_', '-')}={value}" for key, value in QUICK.items()]
+    done = start(["ppo_dppo_continuous.py", *quick, "--compile", "--run-dir", "compiled"], scripts)
+    assert done.returncode == 0, done.stderr
+    assert (scripts / "compiled" / "result.json").exists()
+
+
+def test_a_composed_script_refuses_bad_input_in_one_line(scripts):
+    done = start(["ppo_spo_continuous.py", "--clip-coef", "1"], scripts)
+    assert done.returncode == 2
+    assert done.stderr == "ppo_spo_continuous.py: error: --clip-coef must be in (0, 1)\n"
+    assert not (scripts / "runs").exists()
+
+
+def insert(*arguments: str):
+    """What the command does, typed in the repository."""
+    return start([INSERT, *arguments], ROOT)
+
+
+def test_insert_prints_the_script_and_nothing_else():
+    done = insert("spo")
+    assert (done.returncode, done.stdout, done.stderr) == (0, compose("spo"), "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_insert_lists_the_names_with_their_formulas(arguments):
+    done = insert(*arguments)
+    assert done.returncode == 0
+    for name in ALL:
+        formula = block(name).splitlines()[0].removeprefix("# ")
+        assert re.search(rf"^ +{name} +{re.escape(formula)}$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("bad", [["sp"], [""], ["spo", "cispo"], ["../rules/spo"], ["--all"]])
+def test_insert_refuses_anything_else_in_one_line(bad):
+    done = insert(*bad)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("insert.py: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_figure_has_a_panel_for_every_rule():
+    figure = draw.draw()
+    titles = [axis.texts[0].get_text() for axis in figure.axes if axis.get_visible()]
+    assert titles == ["PPO-Clip", *[draw.describe(name)[0] for name in names()]]
+    assert figure.get_facecolor() == (1, 1, 1, 1)  # legible on a dark page too
