@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, needs_compiler, script, start
+from torch.distributions import Normal, kl_divergence
 
 sys.path.insert(0, str(ROOT / "shapes"))
 import draw
@@ -148,6 +149,7 @@ def minibatch(module, n: int = 300) -> tuple:
     torch.manual_seed(3)
     old = module.Agent(5, 3)
     torch.nn.init.normal_(old.actor_mean[-1].weight, std=0.1)
+    torch.nn.init.normal_(old.actor_logstd, std=0.3)
     agent = copy.deepcopy(old)
     with torch.no_grad():
         for weights in agent.parameters():
@@ -205,20 +207,41 @@ def test_the_limits_of_epsilon_are_the_clip_there_to_the_bit(name, epsilon):
     assert not torch.equal(gradient(MODULES["klip"]), limit)
 
 
-def test_closed_form_kl_takes_the_gradient_of_the_whole_kl():
-    module = MODULES["closed_form_kl"]
-    agent, batch = minibatch(module)
+def ratio_and_kl(agent, batch) -> tuple:
+    """The ratio and the KL(old || new) of every sample's state, [N] both."""
     mean = agent.actor_mean(batch.obs)
+    old_policy = Normal(batch.old_mean, batch.old_logstd.exp())
+    new_policy = Normal(mean, agent.actor_logstd.exp())
     ratio = (agent.logprob(mean, batch.actions) - batch.old_logprob).exp()
-    beta = -masked(ratio, batch.advantages, killed(ratio, batch.advantages, 0.2)).detach()
-    spread = batch.old_logstd.exp() ** 2 + (batch.old_mean - mean) ** 2
-    kl = agent.actor_logstd - batch.old_logstd + spread / agent.actor_logstd.exp() ** 2 / 2 - 0.5
-    objective = ratio * batch.advantages - beta * kl.sum(-1)
+    return ratio, kl_divergence(old_policy, new_policy).sum(-1)
+
+
+def assert_loss_maximises(objective, module, agent, batch, **args):
+    """The script's loss has, for the actor, the gradient of minus the mean objective."""
     actor = [agent.actor_logstd, *agent.actor_mean.parameters()]
-    loss, _ = module.ppo_loss(agent, module.Args(), batch)
+    loss, _ = module.ppo_loss(agent, module.Args(**args), batch)
     ours = torch.autograd.grad(loss, actor)
     theirs = torch.autograd.grad(-objective.mean(), actor)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_dppo_gates_by_the_whole_kl_of_a_state():
+    module = MODULES["dppo"]
+    agent, batch = minibatch(module)
+    ratio, kl = ratio_and_kl(agent, batch)
+    threshold = kl.median().item()  # kills half of those that move away
+    keep = (kl <= threshold) | ((ratio - 1) * batch.advantages <= 0)
+    objective = masked(ratio, batch.advantages, keep)
+    epsilon = (2 * threshold) ** 0.5 * 1.0001
+    assert_loss_maximises(objective, module, agent, batch, clip_coef=epsilon, clip_vloss=False)
+
+
+def test_closed_form_kl_takes_the_gradient_of_the_whole_kl():
+    module = MODULES["closed_form_kl"]
+    agent, batch = minibatch(module)
+    ratio, kl = ratio_and_kl(agent, batch)
+    beta = -masked(ratio, batch.advantages, killed(ratio, batch.advantages, 0.2)).detach()
+    assert_loss_maximises(ratio * batch.advantages - beta * kl, module, agent, batch)
 
 
 @pytest.mark.parametrize("name", ALL)
