@@ -1,15 +1,28 @@
-"""How fast the training script runs, beside Stable-Baselines3 and the physics alone.
+"""How fast the training scripts run, beside Stable-Baselines3.
 
-    python benchmark/speed.py --env-id Walker2d-v4 --steps 100000 --repeats 3
-    python benchmark/speed.py --num-envs 1 2 4 8 16 --no-sb3   # cost per step as it grows
-    python benchmark/speed.py --env-id HalfCheetah-v4 --cuda
+    python benchmark/speed.py > benchmark/SPEED.md
+    python benchmark/speed.py --num-envs 1 2 4 8 16 --no-sb3 --no-compile
+    python benchmark/speed.py --arms clip kl_fixed=3 spo --no-sb3
 
-Prints Markdown. Every run is a process of its own; a repeat runs each kind once, so that a
-machine that slows down or warms up does so for all of them. The first time it installs
-Stable-Baselines3 into benchmark/.sb3, beside this interpreter's own packages, not among them.
+Every run is a process of its own; each repeat runs all rows once, so that a machine that slows
+down or warms up does so for all of them. Prints Markdown.
 """
 
-import argparse
+import signal
+import sys
+
+
+def stop(number: int, frame: object) -> None:
+    """End with a signal's exit code, but clear up on the way; another signal changes nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
 import importlib.util
 import json
 import os
@@ -17,50 +30,185 @@ import platform
 import re
 import shlex
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
+from timeit import timeit
+from typing import NamedTuple, NoReturn
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-REPOSITORY = os.path.dirname(HERE)
-SCRIPT = f"{REPOSITORY}/ppo_clip_continuous.py"
-SB3_DIR, SB3_PINS = f"{HERE}/.sb3", ("stable-baselines3==2.9.2", "cloudpickle==3.1.2")
+import arms as registry
+import gymnasium as gym
+import psutil
+import tyro
+
+HERE = Path(__file__).resolve().parent
 BATCH = 2048  # environment steps per iteration, of all environments together
-PHASES = ("act", "evaluate", "advantages", "update", "log")  # as train() marks them
-COLUMNS = ("act", "env", "evaluate", "advantages", "update", "log")
-KINDS = {"sb3": "Stable-Baselines3", "eager": "this script", "compile": "this script, --compile"}
-LEANRL = {"CleanRL": 652, "LeanRL, compile and CUDA graphs": 1774}  # its README, steps/s
+PHASES = ("act", "evaluate", "advantages", "update", "log")  # comments in train() that begin them
+SB3 = "stable-baselines3"
+SB3_PIN = f"{SB3}==2.9.2"
+NOTES = """*Whole* is the process from start to end, with imports and, from an empty cache, compilation;
+*steady* begins with the third iteration. Ratios are taken within a repeat. *Env* is env.step and
+reset; *log* is all that belongs to no other phase. The timers themselves are included, which for
+env.step and mj_step take about {:.1f} µs per environment step. Memory is that of the process and its
+children, read five times a second. Stable-Baselines3 has the same hyperparameters, and no log."""
 
 
-def fail(message: str, code: int = 2):
-    """Print one line and exit: code 2 for bad input, 1 for a run that broke."""
+@dataclass
+class Args:
+    envs: tuple[str, ...] = ("Walker2d-v4", "HalfCheetah-v4")  # tasks, a section for each
+    arms: tuple[str, ...] = ("clip",)  # as benchmark.sh names them, a row for each
+    num_envs: tuple[int, ...] = (1,)  # environments, a row for each number
+    steps: int = 61440  # environment steps per run, rounded down to whole iterations
+    repeats: int = 3  # runs of each row
+    cuda: bool = False  # train on the GPU
+    sb3: bool = True  # train with Stable-Baselines3, too
+    compile: bool = True  # train with --compile, too
+
+
+class Case(NamedTuple):
+    """A row of the tables."""
+
+    env_id: str
+    num_envs: int
+    arm: str | None  # None: Stable-Baselines3
+    compiled: bool = False
+
+    def label(self) -> str:
+        name = "Stable-Baselines3" if self.arm is None else self.arm
+        return f"{name}, --compile" if self.compiled else name
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line and exit with code 2."""
     print(f"speed.py: error: {message}", file=sys.stderr)
-    raise SystemExit(code)
+    raise SystemExit(2)
 
 
-# --- what runs in processes of its own ---
+def check(args: Args) -> None:
+    """Exit with code 2 and one line if an argument will not do."""
+    try:
+        for env_id in args.envs:
+            gym.spec(env_id)
+        for arm in args.arms:
+            registry.parse(arm)
+    except (gym.error.Error, ImportError, ValueError) as error:
+        fail(f"--envs or --arms: {error}")
+    for num_envs in args.num_envs:
+        if num_envs < 1 or BATCH % num_envs:
+            fail(f"--num-envs must divide {BATCH}, the steps per iteration, {num_envs} does not")
+    if args.steps < 4 * BATCH:
+        fail(f"--steps must be at least {4 * BATCH}, four iterations, not {args.steps}")
+    if args.repeats < 1:
+        fail(f"--repeats must be at least 1, not {args.repeats}")
+    if args.sb3 and not importlib.util.find_spec("stable_baselines3"):
+        fail(f"--no-sb3 is needed, or Stable-Baselines3: pip install --no-deps {SB3_PIN}")
 
 
-def probe(env_id: str, cuda: bool) -> dict:
-    """The GPU's name, if --cuda asks for one; exits with 2 if there is none or no such task."""
+# --- in the processes that train ---
+
+
+class Timers:
+    """Seconds spent in the parts of a training program."""
+
+    def __init__(self):
+        self.spent = defaultdict(float, {"mj_step": 0.0})
+        self.iterations = []  # what had been spent when each began
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        """The function, which now adds the seconds it takes to spent[name]."""
+
+        def run(*args, **kwargs):
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.spent[name] += time.perf_counter() - start
+            return result
+
+        return run
+
+    def begin_iteration(self) -> None:
+        self.iterations.append(self.spent | {"steady": time.perf_counter()})
+
+    def per_step(self) -> dict[str, float]:
+        """Seconds per environment step, from the third iteration to the last but one."""
+        first = self.iterations[2]
+        last = self.iterations[-1]
+        steps = (len(self.iterations) - 3) * BATCH
+        return {name: (last[name] - first[name]) / steps for name in last}
+
+
+def instrumented(source: str) -> str:
+    """The script with a call of mark(phase) before each comment that begins a phase in train()."""
+    comment = re.compile(rf"^ {{8}}# ({'|'.join(PHASES)})\b", re.MULTILINE)
+    return comment.sub(r"        mark('\1')\n\g<0>", source)
+
+
+def load_script(arm: registry.Arm) -> tuple:
+    """The script of an arm as a module, its train() instrumented, from the current folder."""
+    if arm.is_shape:
+        sys.path.append(str(HERE.parent / "shapes"))
+        import insert
+
+        source = insert.compose(arm.base)
+    else:
+        source = (HERE.parent / arm.script).read_text()
+    Path(arm.script).write_text(instrumented(source))
+    sys.argv[0] = arm.script
+    sys.path.append("")
+    return importlib.import_module(arm.script.removesuffix(".py"))
+
+
+def train_script(case: Case, steps: int, cuda: bool) -> dict[str, float]:
+    """Train with the script of an arm; seconds per environment step "steady", that is in all, by
+    phase, in env.step and reset, and in mj_step."""
+    import mujoco
     import torch
+    import tyro
 
-    from ppo_clip_continuous import make_env
+    timers = Timers()
+    phase = "start"
+    phase_began = time.perf_counter()
 
-    if cuda and not torch.cuda.is_available():
-        fail("--cuda needs a GPU that PyTorch can use")
-    if not hasattr(make_env(env_id).unwrapped, "frame_skip"):
-        fail(f"--env-id must name a MuJoCo task, {env_id} is none")
-    return {"gpu": torch.cuda.get_device_name() if cuda else None}
+    def mark(name: str) -> None:
+        nonlocal phase, phase_began
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        timers.spent[phase] += now - phase_began
+        phase = name
+        phase_began = now
+        if name == PHASES[0]:
+            timers.begin_iteration()
+
+    def make_timed_env(*args, **kwargs):
+        env = make_env(*args, **kwargs)
+        env.step = timers.timed("env", env.step)
+        env.reset = timers.timed("env", env.reset)
+        return env
+
+    arm = registry.parse(case.arm)
+    script = load_script(arm)
+    make_env = script.make_env
+    script.make_env = make_timed_env
+    script.mark = mark
+    mujoco.mj_step = timers.timed("mj_step", mujoco.mj_step)
+    argv = ["--env-id", case.env_id, "--total-timesteps", str(steps), "--run-dir", "run"]
+    argv += ["--num-envs", str(case.num_envs), "--num-steps", str(BATCH // case.num_envs)]
+    argv += arm.flags + ["--cuda"] * cuda + ["--compile"] * case.compiled
+    script.train(tyro.cli(script.Args, args=argv))
+    found = timers.per_step()
+    found["act"] -= found["env"]
+    return found
 
 
-def sb3(env_id: str, num_envs: int, steps: int, cuda: bool) -> dict:
-    """Train Stable-Baselines3's PPO as our script is by default; seconds per step after two
-    iterations, and those within mj_step."""
+def train_sb3(case: Case, steps: int, cuda: bool) -> dict[str, float]:
+    """Train Stable-Baselines3's PPO as our scripts do by default; seconds per environment step
+    "steady", that is in all, and in mj_step."""
     import mujoco
     import torch
     from stable_baselines3 import PPO
@@ -68,22 +216,23 @@ def sb3(env_id: str, num_envs: int, steps: int, cuda: bool) -> dict:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
+    timers = Timers()
+    mujoco.mj_step = timers.timed("mj_step", mujoco.mj_step)
     torch.set_num_threads(1)
-    spent, began = defaultdict(float), []
-    mujoco.mj_step = timed(spent, "mj_step", mujoco.mj_step)
 
     class Clock(BaseCallback):
         def _on_step(self) -> bool:
             return True
 
         def _on_rollout_start(self) -> None:
-            began.append((time.perf_counter(), spent["mj_step"]))
+            timers.begin_iteration()
 
+    envs = make_vec_env(case.env_id, case.num_envs, seed=1)
     model = PPO(
         "MlpPolicy",
-        VecNormalize(make_vec_env(env_id, num_envs, seed=1), clip_obs=10.0, clip_reward=10.0),
+        VecNormalize(envs, clip_obs=10.0, clip_reward=10.0),
         learning_rate=lambda left: 3e-4 * left,
-        n_steps=BATCH // num_envs,
+        n_steps=BATCH // case.num_envs,
         batch_size=64,
         n_epochs=10,
         gamma=0.99,
@@ -98,227 +247,69 @@ def sb3(env_id: str, num_envs: int, steps: int, cuda: bool) -> dict:
         device="cuda" if cuda else "cpu",
     )
     model.learn(steps, callback=Clock())
-    count = model.num_timesteps - 2 * BATCH
-    steady = (time.perf_counter() - began[2][0]) / count
-    return {"steady": steady, "mj_step": (spent["mj_step"] - began[2][1]) / count}
+    return timers.per_step()
 
 
-def physics(env_id: str, steps: int) -> dict:
-    """Seconds per environment step of mj_step alone, over a run of random actions.
+# --- what starts and watches them ---
 
-    The run is played once in the environment to learn where its episodes end and how the next
-    begin, then again, timed, as nothing but the controls and mj_step: the same states.
+
+def wait_and_watch(process: psutil.Popen) -> int:
+    """Wait for a process to end; peak resident memory of it and its descendants, bytes."""
+    peak = 0
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            tree = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(member.memory_info().rss for member in tree))
+        with suppress(psutil.TimeoutExpired):
+            process.wait(0.2)
+    return peak
+
+
+def run_process(code: str, folder: str) -> tuple[float, int]:
+    """Run Python code in a folder: seconds, and peak memory in bytes.
+
+    If it fails, what it wrote to standard error is passed on, and we exit with its code.
     """
-    import mujoco
-
-    from ppo_clip_continuous import make_env
-
-    env = make_env(env_id)
-    model, data, skip = env.unwrapped.model, env.unwrapped.data, env.unwrapped.frame_skip
-    env.action_space.seed(1)
-    actions, starts, done = [env.action_space.sample() for _ in range(steps)], {}, True
-    for t, action in enumerate(actions):
-        if done:
-            env.reset(seed=1 if t == 0 else None)
-            starts[t] = data.qpos.copy(), data.qvel.copy()
-        _, _, terminated, truncated, _ = env.step(action)
-        done = terminated or truncated
-    start = time.perf_counter()
-    for t, action in enumerate(actions):
-        if t in starts:
-            mujoco.mj_resetData(model, data)
-            data.qpos[:], data.qvel[:] = starts[t]
-        data.ctrl[:] = action
-        mujoco.mj_step(model, data, nstep=skip)
-    return {"steady": (time.perf_counter() - start) / steps}
-
-
-def timed(spent: dict, name: str, function):
-    """The function, which now adds the seconds it takes to spent[name]."""
-
-    def run(*args, **kwargs):
-        start = time.perf_counter()
-        result = function(*args, **kwargs)
-        spent[name] += time.perf_counter() - start
-        return result
-
-    return run
-
-
-def instrumented(source: str) -> str:
-    """The script with a call of mark(phase) before each comment that begins a phase in train().
-
-    Raises ValueError unless these are exactly the PHASES, in order.
-    """
-    comment = re.compile(rf"^ {{8}}# ({'|'.join(PHASES)})\b", re.MULTILINE)
-    if (found := tuple(comment.findall(source))) != PHASES:
-        raise ValueError(f"phases marked in the script: {found}, expected: {PHASES}")
-    return comment.sub(r"        mark('\1')\n\g<0>", source)
-
-
-def phases(num_envs: int, argv: list[str]) -> dict:
-    """Run a copy of the script with timers; seconds per environment step by phase, by mj_step
-    and in all, from its third iteration to the last but one, and what the timers cost of it."""
-    import mujoco
-    import torch
-    import tyro
-
-    spent, snapshots, now = defaultdict(float), [], [time.perf_counter(), "log"]
-
-    def mark(phase: str) -> None:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        start, last = now
-        now[:] = time.perf_counter(), phase
-        spent[last] += now[0] - start
-        if phase == "act":
-            snapshots.append(dict(spent))
-
-    def make_env(*args, **kwargs):
-        env = plain_make_env(*args, **kwargs)
-        env.step, env.reset = (timed(spent, "env", f) for f in (env.step, env.reset))
-        return env
-
-    with open(SCRIPT) as file:
-        source = instrumented(file.read())
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/{os.path.basename(SCRIPT)}"
-        with open(path, "w") as file:
-            file.write(source)
-        spec = importlib.util.spec_from_file_location("instrumented_script", path)
-        script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        script.mark = mark
-        spec.loader.exec_module(script)
-    plain_make_env, script.make_env = script.make_env, make_env
-    mujoco.mj_step = timed(spent, "mj_step", mujoco.mj_step)
-    tyro.cli(script.train, args=argv, config=(tyro.conf.OmitArgPrefixes,))
-
-    first, last = snapshots[2], snapshots[-1]
-    steps = (len(snapshots) - 3) * BATCH
-    per_step = {name: (last[name] - first.get(name, 0.0)) / steps for name in last}
-    per_step["total"] = sum(per_step[name] for name in PHASES)
-    per_step["act"] -= per_step["env"]
-    nothing, start = timed(defaultdict(float), "", lambda: None), time.perf_counter()
-    for _ in range(100_000):
-        nothing()
-    return per_step | {"timers": 2 * (time.perf_counter() - start) / 100_000}
-
-
-# --- what starts them ---
-
-
-def tree_bytes(root: int) -> int:
-    """Resident memory of a process and its descendants, bytes; 0 where there is no /proc."""
-    parent, resident = {}, {}
-    for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
-        try:
-            with open(f"/proc/{name}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        parent[int(name)], resident[int(name)] = int(fields[1]), int(fields[21])
-    tree = [root]
-    for pid in tree:
-        tree += [child for child in parent if parent[child] == pid]
-    # A child between fork and exec still shows its parent's pages: not counted twice.
-    pages = sum(
-        resident.get(pid, 0) for pid in tree if resident.get(pid) != resident.get(parent.get(pid))
-    )
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def launch(command: list[str], **environment: str) -> tuple[float, float, str]:
-    """Run a command: seconds, peak memory of its process tree in MB, its standard output.
-
-    The peak is the larger of the biggest process's exact peak and of the tree's sum, which is
-    read twice a second. If the command fails, exits with its code: 2 with its last line alone.
-    """
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | environment
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        start, peaks, ended = time.perf_counter(), [0], threading.Event()
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=variables)
-
-        def watch() -> None:
-            while not ended.wait(0.5):
-                peaks.append(tree_bytes(process.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            seconds = time.perf_counter() - start
-            ended.set()
-            watcher.join()
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0), err.seek(0)
-        if process.returncode:
-            lines = err.read().strip().splitlines() or ["no message"]
-            if process.returncode != 2:
-                print(shlex.join(command), *lines[:-1], sep="\n", file=sys.stderr)
-            print(lines[-1], file=sys.stderr)
-            raise SystemExit(process.returncode if process.returncode > 0 else 1)
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-        return seconds, max(*peaks, usage.ru_maxrss * unit) / 1e6, out.read()
-
-
-def call(function, *args, **environment: str) -> tuple[float, float, dict]:
-    """Run one of the functions above in its own process: seconds, peak MB, what it returned."""
-    code = "import json, speed, sys; sys.argv = ['speed.py']; print()\n"
-    code += f"print(json.dumps(speed.{function.__name__}(*{args!r})))"
-    path = os.pathsep.join([HERE, REPOSITORY, *([SB3_DIR] if function is sb3 else [])])
-    seconds, peak, out = launch([sys.executable, "-c", code], PYTHONPATH=path, **environment)
-    return seconds, peak, json.loads(out.splitlines()[-1])
-
-
-def ours(env_id: str, num_envs: int, steps: int, cuda: bool, compiled: bool) -> dict:
-    """Run the script twice, as it is and then with timers, compilers' caches empty both times."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    argv = ["--env-id", env_id, "--num-envs", str(num_envs), "--num-steps", str(BATCH // num_envs)]
-    argv += ["--total-timesteps", str(steps), "--cuda" if cuda else "--no-cuda"]
-    argv += ["--compile"] * compiled
-    with tempfile.TemporaryDirectory() as folder:
-        run, cache = ["--run-dir", f"{folder}/run"], {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache"}
-        seconds, peak, _ = launch([sys.executable, SCRIPT, *argv, *run], **cache)
-        events = EventAccumulator(f"{folder}/run").Reload().Scalars("charts/SPS")
-        at = {event.step: event.step / event.value for event in events}  # seconds since the start
-        steady = (at[steps] - at[2 * BATCH]) / (steps - 2 * BATCH)
-    with tempfile.TemporaryDirectory() as folder:
-        run, cache = ["--run-dir", f"{folder}/run"], {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache"}
-        by_phase = call(phases, num_envs, argv + run, **cache)[2]
-    share = by_phase["mj_step"] / by_phase["total"]
-    return {"whole": seconds / steps, "steady": steady, "peak": peak, "share": share} | {
-        "phases": by_phase
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache",
     }
+    with open(f"{folder}/stderr", "w+") as stderr:
+        start = time.perf_counter()
+        process = psutil.Popen(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,  # a process group, to end with all its children
+        )
+        try:
+            peak = wait_and_watch(process)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        seconds = time.perf_counter() - start
+        if process.returncode:
+            stderr.seek(0)
+            print(stderr.read(), end="", file=sys.stderr)
+            sys.exit(max(process.returncode, 1))
+    return seconds, peak
 
 
-def install_sb3() -> None:
-    """Install Stable-Baselines3 by its pin into SB3_DIR, if that has not been done."""
-    done = f"{SB3_DIR}/{SB3_PINS[0]}"
-    if os.path.exists(done):
-        return
-    print(f"installing {SB3_PINS[0]} into {SB3_DIR}", file=sys.stderr)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
-    if subprocess.call([*pip, "--target", SB3_DIR, *SB3_PINS], stdout=sys.stderr):
-        fail(f"{SB3_PINS[0]} cannot be installed: leave it out with --no-sb3", 1)
-    for name, text in ((f"{SB3_DIR}/.gitignore", "*\n"), (done, "")):
-        with open(name, "w") as file:
-            file.write(text)
-
-
-def measure(kind: str, env_id: str, num_envs: int, steps: int, cuda: bool) -> dict:
-    """One run: seconds per environment step "whole" and "steady", "peak" MB, "share" of mj_step."""
-    if kind == "physics":
-        return call(physics, env_id, min(steps, 50_000))[2]
-    if kind != "sb3":
-        return ours(env_id, num_envs, steps, cuda, kind == "compile")
-    seconds, peak, result = call(sb3, env_id, num_envs, steps, cuda)
-    share = result["mj_step"] / result["steady"]
-    return {"whole": seconds / steps, "steady": result["steady"], "peak": peak, "share": share}
+def measure(case: Case, steps: int, cuda: bool) -> dict[str, float]:
+    """One run: what its function above returns, seconds per environment step of the "whole"
+    process, and its "peak" memory in bytes."""
+    function = "train_sb3" if case.arm is None else "train_script"
+    call = f"{function}(Case{tuple(case)}, {steps}, {cuda})"
+    code = f"from speed import *; json.dump({call}, open('found.json', 'w'))"
+    with tempfile.TemporaryDirectory(prefix="speed-") as folder:
+        seconds, peak = run_process(code, folder)
+        found = json.loads(Path(folder, "found.json").read_text())
+    return found | {"whole": seconds / steps, "peak": peak}
 
 
 # --- the tables ---
@@ -326,106 +317,103 @@ def measure(kind: str, env_id: str, num_envs: int, steps: int, cuda: bool) -> di
 
 def cell(values: list[float], digits: int = 0) -> str:
     """The median, and where there are several values their smallest and largest."""
-    spread = f" ({min(values):,.{digits}f}..{max(values):,.{digits}f})" if len(values) > 1 else ""
-    return f"{median(values):,.{digits}f}{spread}"
+    text = f"{median(values):,.{digits}f}"
+    if len(values) > 1:
+        text += f" ({min(values):,.{digits}f}..{max(values):,.{digits}f})"
+    return text
 
 
 def table(rows: list[list[str]]) -> str:
     """Rows of cells as Markdown, the first of them the head."""
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, "|" + " --- |" * len(rows[0]))
+    return "\n".join(lines)
 
 
-def report(runs: dict[tuple[str, int], list[dict]], env_id: str, cuda: bool) -> str:
-    """The two tables over runs[kind, num_envs], the same number of runs in each."""
-    speeds = [["", "envs", "steps/s, whole process", "steps/s, steady", "× SB3, whole"]]
-    speeds[0] += ["× SB3, steady", "% of time in mj_step", "peak memory, MB"]
-    times = [["µs per environment step", "envs", *COLUMNS, "total", "of env: mj_step"]]
-    for (kind, num_envs), these in runs.items():
-        if kind == "physics":
-            speed = cell([1 / run["steady"] for run in these])
-            speeds.append(["physics alone", "1", "", speed, "", "", "100", ""])
-            continue
-        row, peers = [KINDS[kind], str(num_envs)], runs.get(("sb3", num_envs), [])
-        row += [cell([1 / run[name] for run in these]) for name in ("whole", "steady")]
+def speed_table(runs: dict[Case, list[dict]]) -> str:
+    """Steps per second, alone and against Stable-Baselines3, and memory."""
+    head = ["", "envs", "steps/s, whole process", "steps/s, steady"]
+    head += ["× SB3, whole", "× SB3, steady", "% of time in mj_step", "peak memory, MB"]
+    rows = [head]
+    for case, these in runs.items():
+        peers = runs.get(Case(case.env_id, case.num_envs, None), [])
+        row = [case.label(), str(case.num_envs)]
+        for name in ("whole", "steady"):
+            row.append(cell([1 / run[name] for run in these]))
         for name in ("whole", "steady"):
             ratios = [peer[name] / run[name] for peer, run in zip(peers, these)]
-            row.append(cell(ratios, 2) if peers else "")
-        row += [cell([100 * run["share"] for run in these]), cell([run["peak"] for run in these])]
-        speeds.append(row)
-        if kind != "sb3":
-            row = [KINDS[kind], str(num_envs)]
-            for name in (*COLUMNS, "total", "mj_step"):
-                row.append(cell([1e6 * run["phases"][name] for run in these], 1))
-            times.append(row)
-    if cuda:
-        for name, speed in LEANRL.items():
-            name += ", as LeanRL published it (HalfCheetah, H100)"
-            speeds.append([name, "1", "", f"{speed:,}", "", "", "", ""])
-    timers = [
-        run["phases"]["timers"] for these in runs.values() for run in these if "phases" in run
+            row.append(cell(ratios, 2) if ratios else "")
+        row.append(cell([100 * run["mj_step"] / run["steady"] for run in these]))
+        row.append(cell([run["peak"] / 1e6 for run in these]))
+        rows.append(row)
+    return table(rows)
+
+
+def phase_table(runs: dict[Case, list[dict]]) -> str:
+    """Microseconds per environment step by phase, of our own scripts."""
+    parts = ["act", "env", *PHASES[1:], "steady", "mj_step"]
+    rows = [["µs per environment step", "envs", *parts[:-2], "total", "of env: mj_step"]]
+    for case, these in runs.items():
+        if case.arm is not None:
+            times = [cell([1e6 * run[name] for run in these], 1) for name in parts]
+            rows.append([case.label(), str(case.num_envs), *times])
+    return table(rows)
+
+
+def machine(args: Args) -> str:
+    """Processor, cores, GPU, system and versions."""
+    name = platform.machine()
+    with suppress(OSError, IndexError):
+        name = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    parts = [name, f"{os.cpu_count()} cores", platform.system(), platform.release()]
+    if args.cuda:
+        import torch
+
+        parts.append(torch.cuda.get_device_name())
+    packages = ["torch", "gymnasium", "mujoco", "numpy"] + [SB3] * args.sb3
+    parts += [f"{package} {version(package)}" for package in packages]
+    return ", ".join([*parts, f"Python {platform.python_version()}"])
+
+
+def document(runs: dict[Case, list[dict]], args: Args) -> str:
+    """All of it as Markdown."""
+    command = shlex.join(["python", "benchmark/speed.py", *sys.argv[1:]])
+    parts = [
+        "# Speed",
+        f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine(args)}; one thread; "
+        + f"median (smallest..largest) of {args.repeats} interleaved repeats.",
     ]
-    return f"""{env_id}
-
-{table(speeds)}
-
-{table(times)}
-
-Steady: after the second iteration, without imports and compilation; ratios are taken within a
-repeat. The phases and the share of mj_step come from separate runs of a copy with timers, which
-take {1e6 * median(timers):.1f} µs per environment step; env includes resets, log all else that an iteration does.
-Memory is the whole process tree's, in the host. Stable-Baselines3 writes no log. The physics
-alone replays a run of random actions, a trained policy meets other states."""
+    for env_id in args.envs:
+        own = {case: these for case, these in runs.items() if case.env_id == env_id}
+        parts += [f"## {env_id}", speed_table(own), phase_table(own)]
+    seconds_per_call = timeit(Timers().timed("", float), number=100_000) / 100_000
+    parts.append(NOTES.format(2e6 * seconds_per_call))
+    return "\n\n".join(parts)
 
 
-def machine() -> str:
-    """Processor, cores and system."""
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            name = (re.findall(r"model name\s*: (.*)", file.read()) or [name])[0]
-    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
-
-
-def main() -> None:
+def main(args: Args) -> None:
     """Measure, with a line per run on standard error, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--env-id", default="Walker2d-v4", help="a MuJoCo task")
-    parser.add_argument("--num-envs", type=int, nargs="+", default=[1], help="one row for each")
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps per run")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind")
-    parser.add_argument("--cuda", action="store_true", help="train on the GPU, all of them")
-    parser.add_argument("--no-sb3", action="store_true", help="leave Stable-Baselines3 out")
-    parser.add_argument("--no-compile", action="store_true", help="leave --compile out")
-    args = parser.parse_args()
-    for n in args.num_envs:
-        if n < 1 or BATCH % n:
-            fail(f"--num-envs must divide {BATCH}, the steps per iteration, {n} does not")
-    if args.steps < 4 * BATCH:
-        fail(f"--steps must be at least {4 * BATCH}, four iterations, not {args.steps}")
-    if args.repeats < 1:
-        fail(f"--repeats must be at least 1, not {args.repeats}")
-    gpu = call(probe, args.env_id, args.cuda)[2]["gpu"]
-    if not args.no_sb3:
-        install_sb3()
-    left_out = ["sb3"] * args.no_sb3 + ["compile"] * args.no_compile
-    kinds = [kind for kind in ("sb3", "eager", "compile") if kind not in left_out]
-    order = [(kind, n) for n in args.num_envs for kind in kinds] + [("physics", 1)]
-    steps, runs = args.steps - args.steps % BATCH, {key: [] for key in order}
+    check(args)
+    steps = args.steps - args.steps % BATCH
+    cases = []
+    for env_id in args.envs:
+        for num_envs in args.num_envs:
+            if args.sb3:
+                cases.append(Case(env_id, num_envs, None))
+            for arm in args.arms:
+                cases.append(Case(env_id, num_envs, registry.parse(arm).name))
+                if args.compile:
+                    cases.append(cases[-1]._replace(compiled=True))
+    runs = {case: [] for case in cases}
     for repeat in range(args.repeats):
-        for kind, n in order:
-            run = measure(kind, args.env_id, n, steps, args.cuda)
-            runs[kind, n].append(run)
-            said = f"{kind}, {n} envs: {1 / run['steady']:,.0f} steps/s"
-            print(f"repeat {repeat + 1}: {said}", file=sys.stderr)
-    packages = [f"{name} {version(name)}" for name in ("torch", "gymnasium", "mujoco", "numpy")]
-    packages += [] if args.no_sb3 else [SB3_PINS[0].replace("==", " ")]
-    print(f"`python benchmark/speed.py {shlex.join(sys.argv[1:])}`, {time.strftime('%Y-%m-%d')}\n")
-    print(f"{machine()}{f', {gpu}' if gpu else ''}; Python {platform.python_version()}, ", end="")
-    print(f"{', '.join(packages)}; 1 thread, {steps:,} steps per run; ", end="")
-    print(f"median (smallest..largest) of {args.repeats} interleaved.\n")
-    print(report(runs, args.env_id, args.cuda))
+        for case, these in runs.items():
+            run = measure(case, steps, args.cuda)
+            these.append(run)
+            where = f"{case.env_id}, {case.num_envs} envs, {case.label()}"
+            speed = f"{1 / run['steady']:,.0f} steps/s"
+            print(f"repeat {repeat + 1}, {where}: {speed}", file=sys.stderr)
+    print(document(runs, args))
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -1,24 +1,29 @@
 """benchmark/speed.py measures what it says; nothing here depends on how fast the machine is."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
+import mujoco
+import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, VARIANTS, script, start
 
-sys.path.append(str(ROOT / "benchmark"))
+sys.path += [str(ROOT / "benchmark"), str(ROOT / "shapes")]
+import insert
 import speed
 
+COMMAND = ROOT / "benchmark/speed.py"
 HOG = "import subprocess, sys, time; x = b'x' * 80_000_000; "
 BESIDE = (
     "subprocess.run([sys.executable, '-c', 'import time; y = b\"y\" * 80_000_000; time.sleep(2)'])"
 )
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    """speed.py with these arguments."""
-    command = [sys.executable, ROOT / "benchmark/speed.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def number(cell: str) -> float:
@@ -26,63 +31,112 @@ def number(cell: str) -> float:
     return float(cell.split(" ")[0].replace(",", ""))
 
 
-def test_a_small_measurement():
-    task = ("--env-id", "InvertedPendulum-v4", "--num-envs", "2", "--steps", "8192")
-    done = run(*task, "--repeats", "1", "--no-sb3", "--no-compile")
+def test_a_small_measurement(tmp_path):
+    flags = ["--envs", "InvertedPendulum-v4", "--num-envs", "2", "--arms", "spo=0.30"]
+    flags += ["--steps", "8200", "--repeats", "1", "--no-sb3", "--no-compile"]
+    done = start([COMMAND, *flags], tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    speeds, times = cells[:4], cells[4:]
+    speeds, times = cells[:3], cells[3:]
     assert {len(row) for row in speeds} == {8} and {len(row) for row in times} == {10}
-    assert [row[0] for row in speeds[2:]] == ["this script", "physics alone"]
-    assert [row[0] for row in times[2:]] == ["this script"]
-    _, envs, whole, steady, *_, share, peak = speeds[2]
-    assert envs == "2" and 0 < number(whole) < number(steady) and number(peak) > 100
+    label, envs, whole, steady, *_, share, peak = speeds[2]
+    assert (label, envs) == ("spo=0.3", "2")
+    assert 0 < number(whole) < number(steady) and number(peak) > 100
     act, env, evaluate, advantages, update, log, total, mj_step = map(number, times[2][2:])
     assert total == pytest.approx(act + env + evaluate + advantages + update + log, abs=1)
     assert 0 < mj_step < env and number(share) == pytest.approx(100 * mj_step / total, abs=1)
-    for stated in ("--steps 8192", "cores", "torch ", "mujoco ", "InvertedPendulum-v4"):
+    for stated in ("--steps 8200", "cores", "torch ", "mujoco ", "## InvertedPendulum-v4"):
         assert stated in done.stdout
 
 
+def test_phases_are_timed_from_the_third_iteration_to_the_last_but_one(monkeypatch):
+    now = 0.0
+
+    def spend(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    @dataclass
+    class Args:
+        env_id: str
+        total_timesteps: int
+        run_dir: str
+        num_envs: int
+        num_steps: int
+        kl_coef: float
+        cuda: bool = False
+        compile: bool = False
+
+    def train(args: Args) -> None:
+        nonlocal seen
+        seen = args
+        env = fake.make_env()
+        for iteration in range(args.total_timesteps // 2048):
+            fake.mark("act")
+            spend(2048 * 1.0)
+            env.reset()
+            for _ in range(2048):
+                env.step()
+            for k, phase in enumerate(speed.PHASES[1:], start=4):
+                fake.mark(phase)
+                spend(2048 * k * (1 if iteration in (2, 3) else 50))
+
+    def make_env() -> SimpleNamespace:
+        return SimpleNamespace(step=lambda: spend(2.0), reset=lambda: spend(2048 * 1.0))
+
+    seen = None
+    fake = SimpleNamespace(Args=Args, train=train, make_env=make_env)
+    monkeypatch.setattr(speed, "load_script", lambda arm: fake)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(mujoco, "mj_step", mujoco.mj_step)  # to be undone
+    case = speed.Case("Hopper-v4", 2, "kl_fixed=3", compiled=True)
+    found = speed.train_script(case, 5 * 2048, cuda=False)
+    assert seen == Args("Hopper-v4", 5 * 2048, "run", 2, 1024, 3.0, False, True)
+    assert found.pop("start") == found.pop("mj_step") == 0
+    assert found == {
+        "act": 1.0,
+        "env": 3.0,
+        "evaluate": 4.0,
+        "advantages": 5.0,
+        "update": 6.0,
+        "log": 7.0,
+        "steady": 26.0,
+    }
+
+
 def test_ratios_and_units():
-    def made(whole, steady, share):
-        spent = dict.fromkeys((*speed.COLUMNS, "total", "mj_step", "timers"), 1e-6)
-        return {"whole": whole, "steady": steady, "share": share, "peak": 5e2, "phases": spent}
+    def made(whole: float, steady: float, mj_step: float) -> dict:
+        spent = dict.fromkeys(("act", "env", *speed.PHASES[1:]), 1e-6)
+        return spent | {"whole": whole, "steady": steady, "mj_step": mj_step, "peak": 5e8}
 
     runs = {
-        ("sb3", 1): [made(1e-3, 9e-4, 0.1), made(2e-3, 2e-3, 0.1)],
-        ("eager", 1): [made(5e-4, 3e-4, 0.3), made(5e-4, 5e-4, 0.25)],
-        ("physics", 1): [{"steady": 1e-4}, {"steady": 2e-4}],
+        speed.Case("Hopper-v4", 1, None): [made(1e-3, 9e-4, 1e-4), made(2e-3, 2e-3, 2e-4)],
+        speed.Case("Hopper-v4", 1, "klip", True): [made(5e-4, 3e-4, 9e-5), made(5e-4, 5e-4, 9e-5)],
     }
-    text = speed.report(runs, "Walker2d-v4", cuda=False)
+    text = speed.speed_table(runs)
     ours = "2,000 (2,000..2,000) | 2,667 (2,000..3,333) | 3.00 (2.00..4.00) | 3.50 (3.00..4.00)"
-    assert f"| this script | 1 | {ours} | 28 (25..30) | 500 (500..500) |" in text
-    assert f"| this script | 1 | {' | '.join(['1.0 (1.0..1.0)'] * 8)} |" in text
-    assert "| physics alone | 1 |  | 7,500 (5,000..10,000) |" in text and "LeanRL" not in text
-    assert "1,774" in speed.report(runs, "Walker2d-v4", cuda=True)
+    assert f"| klip, --compile | 1 | {ours} | 24 (18..30) | 500 (500..500) |" in text
+    assert "| Stable-Baselines3 | 1 |" in text
+    ours = " | ".join(["1.0 (1.0..1.0)"] * 6 + ["400.0 (300.0..500.0)", "90.0 (90.0..90.0)"])
+    assert f"| klip, --compile | 1 | {ours} |" in speed.phase_table(runs)
+    assert "Stable-Baselines3" not in speed.phase_table(runs)
 
 
-def test_the_script_marks_each_phase_once():
-    source = speed.instrumented((ROOT / "ppo_clip_continuous.py").read_text())
-    assert [source.count(f"mark('{phase}')") for phase in speed.PHASES] == [1] * 5
-
-
-@pytest.mark.parametrize("text", ["        # act\n", "        # log\n        # act\n" * 3])
-def test_other_marks_are_refused(text):
-    with pytest.raises(ValueError, match="phases marked"):
-        speed.instrumented(text)
+@pytest.mark.parametrize("name", [*VARIANTS, "spo"])
+def test_every_script_marks_each_phase_once(name):
+    source = insert.compose(name) if name == "spo" else script(name).read_text()
+    marks = re.findall(r"^        mark\('(\w+)'\)$", speed.instrumented(source), re.MULTILINE)
+    assert tuple(marks) == speed.PHASES
 
 
 def test_memory_is_the_whole_trees():
-    # from a small process: the kernel starts a child's peak at the size of its parent
-    measure = f"import speed, sys; print(speed.launch([sys.executable, '-c', {HOG!r} + {{!r}}])[1])"
-    small = [sys.executable, "-c"]
     alone, both = (
-        float(subprocess.check_output([*small, measure.format(more)], cwd=ROOT / "benchmark"))
+        speed.wait_and_watch(psutil.Popen([sys.executable, "-c", HOG + more]))
         for more in ("time.sleep(1)", BESIDE)
     )
-    assert 80 < alone < 160 < both < 250
+    assert 80e6 < alone < 160e6 < both < 250e6
 
 
 def test_median_and_spread():
@@ -93,13 +147,67 @@ def test_median_and_spread():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--steps", "8191"], "--steps"),
-        (["--num-envs", "1", "3"], "--num-envs"),
-        (["--repeats", "0"], "--repeats"),
-        (["--env-id", "Pendulum-v1"], "--env-id"),
+        ({"steps": 8191}, "--steps"),
+        ({"num_envs": (1, 3)}, "--num-envs"),
+        ({"repeats": 0}, "--repeats"),
+        ({"envs": ("Hopper-v4", "Nope-v0")}, "--envs"),
+        ({"arms": ("clip", "nope")}, "--arms"),
+        ({"arms": ("clip=2",)}, "--arms"),
+        ({"sb3": True}, "pip install --no-deps stable-baselines3=="),
     ],
 )
-def test_bad_input_is_one_line(arguments, named):
-    done = run(*arguments)
-    assert done.returncode == 2 and not done.stdout
-    assert len(done.stderr.splitlines()) == 1 and named in done.stderr
+def test_bad_input_is_one_line(arguments, named, capsys, monkeypatch):
+    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        speed.main(speed.Args(**({"sb3": False} | arguments)))
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2 and out == ""
+    assert err.count("\n") == 1 and named in err
+
+
+def test_what_a_script_refuses_is_passed_on(tmp_path, capsys):
+    code = "import sys; print('out'); print('x.py: error: y', file=sys.stderr); sys.exit(2)"
+    with pytest.raises(SystemExit) as stopped:
+        speed.run_process(code, str(tmp_path))
+    assert stopped.value.code == 2
+    assert capsys.readouterr() == ("", "x.py: error: y\n")
+
+
+def started(folder: Path, *flags: str, **environment: str) -> subprocess.Popen:
+    """speed.py, with its temporary files in a folder."""
+    return subprocess.Popen(
+        [sys.executable, COMMAND, "--no-sb3", *flags],
+        cwd=folder,
+        env=os.environ | {"TMPDIR": str(folder)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_its_children_and_leaves_nothing(tmp_path, number):
+    process = started(tmp_path)
+    children = []
+    while not children:
+        assert process.poll() is None
+        time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(0.2)
+    assert list(tmp_path.iterdir())
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (128 + number, b"")
+    assert not any(child.is_running() for child in children)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_ends_its_imports_in_silence(tmp_path):
+    slow = "import time\nopen('importing', 'w').close()\ntime.sleep(60)\n"
+    (tmp_path / "gymnasium.py").write_text(slow)
+    process = started(tmp_path, PYTHONPATH=str(tmp_path))
+    while not (tmp_path / "importing").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (130, b"")
