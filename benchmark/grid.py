@@ -19,15 +19,19 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import arms
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "shapes"))
+from insert import compose
+
 PACKAGES = ("torch", "gymnasium", "mujoco", "tyro", "tensorboard", "tqdm")
 SET_HERE = ("--env-id", "--seed", "--total-timesteps", "--exp-name", "--run-dir")
 SET_BY_ARM = ("--clip-coef", "--kl-coef", "--kl-target")
@@ -133,14 +137,6 @@ def find_packages() -> None:
         )
 
 
-def compose(shape: str) -> str:
-    """The script of a shape."""
-    sys.path.insert(0, str(ROOT / "shapes"))
-    import insert
-
-    return insert.compose(shape)
-
-
 def load(arm: arms.Arm) -> ModuleType:
     """The script of an arm as a module."""
     with tempfile.TemporaryDirectory() as folder:
@@ -169,8 +165,8 @@ def reason(output: str) -> str:
     return text or "the flags after -- end a run before it starts"
 
 
-def attempt(function, *args, **kwargs):
-    """What the function of a script returns; where it exits, we do, in one line."""
+def attempt(function: Callable, *args, **kwargs) -> Any:
+    """What the function of a script returns; if it exits, we do so in one line."""
     output = io.StringIO()
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(output):

@@ -92,7 +92,7 @@ def slurm(tmp_path):
 
 def test_array_job_runs_one_cell_per_task_and_a_report_gathers(tmp_path, slurm):
     out = tmp_path / "out"
-    grid = ["--out", str(out), "--envs", "Hopper-v4", "--seeds", "1", "--arms", "clip,klip"]
+    grid = ["--out", str(out), "--envs", "Hopper-v4", "--seeds", "1", "--arms", "clip=0.1,spo"]
     tiny = ["--", "--num-steps", "256", "--num-minibatches", "4", "--update-epochs", "1"]
     submit = ["sbatch", "--wait", "--array=0-1", f"--output={tmp_path}/%a.out"]
     job = subprocess.run(
@@ -106,7 +106,7 @@ def test_array_job_runs_one_cell_per_task_and_a_report_gathers(tmp_path, slurm):
     )
     outputs = [Path(f"{tmp_path}/{task}.out").read_text() for task in range(2)]
     assert job.returncode == 0, (job.stderr, outputs)
-    for task, arm in enumerate(("clip", "klip")):  # the order of --list
+    for task, arm in enumerate(("clip=0.1", "spo")):  # the order of --list
         assert f"Hopper-v4__{arm}__1 finished: 1/1" in outputs[task]
         result = json.loads((out / f"Hopper-v4__{arm}__1/result.json").read_text())
         assert result["global_step"] == 512
@@ -114,4 +114,4 @@ def test_array_job_runs_one_cell_per_task_and_a_report_gathers(tmp_path, slurm):
 
     report = ["./benchmark.sh", *grid, "--report"]
     subprocess.run(report, cwd=ROOT, env=slurm, check=True, timeout=200)
-    assert "identical (phi missing)" in (out / "results/report.md").read_text()
+    assert "2 runs of 512 steps" in (out / "results/report.md").read_text()
