@@ -31,8 +31,8 @@ def killed(w, a, eps):
     return ((w > 1 + eps) & (a > 0)) | ((w < 1 - eps) & (a < 0))
 
 
-def inside(w, a, low, high):
-    """The clipped surrogate of Schulman et al. 2017 with a band of two edges."""
+def clipped(w, a, low, high):
+    """The surrogate of Schulman et al. 2017 with a band of two edges."""
     return torch.min(w * a, w.clamp(low, high) * a)
 
 
@@ -41,21 +41,20 @@ def masked(w, a, keep):
     return torch.where(keep, w * a, 0.0)
 
 
-def rolled_back(w, a, eps):
-    """PPO-RB of Truly PPO: slope -alpha beyond the edge, and no jump there."""
-    good = torch.where(w <= 1 + eps, w, -0.3 * w + 1.3 * (1 + eps))
-    bad = torch.where(w >= 1 - eps, w, -0.3 * w + 1.3 * (1 - eps))
-    return torch.where(a > 0, good, bad) * a
+# What follows is each rule as published: the objective of one sample, to be maximised, of its
+# ratio w, advantage a, the epsilon and the KL of its state.
 
 
-def gated(w, a, eps):
-    """SAPO: sigmoid(tau (w - 1)) 4 / tau A, with tau scaled so that the gate is half open at eps."""
-    tau = torch.where(a > 0, 1.0, 1.05) * 1.763 / eps
-    return torch.sigmoid(tau * (w - 1)) * 4 / tau * a
+def cispo(w, a, eps, kl):
+    return w.clamp(1 - eps, 1 + eps).detach() * a * w.log()
 
 
-def discovered(w, a):
-    """Discovered Policy Optimisation, as in its first author's PureJaxRL."""
+def clip_higher(w, a, eps, kl):
+    return clipped(w, a, 1 - eps, 1 + 1.4 * eps)
+
+
+def dpo(w, a, eps, kl):
+    """As in its first author's PureJaxRL."""
     x = (w - 1) * a
     y = w.log() * a
     good = torch.relu(x - 2 * torch.tanh(x / 2))
@@ -63,36 +62,62 @@ def discovered(w, a):
     return w * a - torch.where(a >= 0, good, bad)
 
 
-def dual_clipped(w, a, eps):
-    """Ye et al. 2020: max(min(w A, clip(w) A), c A) for A < 0."""
-    clipped = inside(w, a, 1 - eps, 1 + eps)
-    return torch.where(a < 0, torch.max(clipped, 3 * a), clipped)
+def dppo(w, a, eps, kl):
+    return masked(w, a, (kl <= eps**2 / 2) | ((w - 1) * a <= 0))
 
 
-def ramped(w, a, eps):
-    """The soft clip, by its coefficient: w A up to the edge, then down to 0 over a width of 0.2."""
+def dual_clip(w, a, eps, kl):
+    single = clipped(w, a, 1 - eps, 1 + eps)
+    return torch.where(a < 0, torch.max(single, 3 * a), single)
+
+
+def one_sided(w, a, eps, kl):
+    return masked(w, a, (w <= 1 + eps) | (a < 0))
+
+
+def rollback(w, a, eps, kl):
+    """A slope of -alpha beyond the edge, and no jump there."""
+    good = torch.where(w <= 1 + eps, w, -0.3 * w + 1.3 * (1 + eps))
+    bad = torch.where(w >= 1 - eps, w, -0.3 * w + 1.3 * (1 - eps))
+    return torch.where(a > 0, good, bad) * a
+
+
+def sapo(w, a, eps, kl):
+    """With the authors' tau scaled so that the gate is half open at the edge."""
+    tau = torch.where(a > 0, 1.0, 1.05) * 1.763 / eps
+    return torch.sigmoid(tau * (w - 1)) * 4 / tau * a
+
+
+def soft(w, a, eps, kl):
+    """By its coefficient: w A up to the edge, then down to 0 over a width of 0.2."""
     past = torch.where(a > 0, w - (1 + eps), (1 - eps) - w)
-    return (w * a * (1 - past / 0.2).clamp(0, 1)).detach() * w.log()
+    gate = (1 - past / 0.2).clamp(0, 1)
+    return (w * a * gate).detach() * w.log()
 
 
-# The objective of one sample as published, of ratio w, advantage a, epsilon and KL of the state.
-PUBLISHED = {
-    "cispo": lambda w, a, eps, kl: w.clamp(1 - eps, 1 + eps).detach() * a * w.log(),
-    "clip_higher": lambda w, a, eps, kl: inside(w, a, 1 - eps, 1 + 1.4 * eps),
-    "dpo": lambda w, a, eps, kl: discovered(w, a),
-    "dppo": lambda w, a, eps, kl: masked(w, a, (kl <= eps**2 / 2) | ((w - 1) * a <= 0)),
-    "dual_clip": lambda w, a, eps, kl: dual_clipped(w, a, eps),
-    "one_sided": lambda w, a, eps, kl: masked(w, a, (w <= 1 + eps) | (a < 0)),
-    "rollback": lambda w, a, eps, kl: rolled_back(w, a, eps),
-    "sapo": lambda w, a, eps, kl: gated(w, a, eps),
-    "soft": lambda w, a, eps, kl: ramped(w, a, eps),
-    "spo": lambda w, a, eps, kl: w * a - a.abs() * (w - 1) ** 2 / (2 * eps),
-    "two_sided": lambda w, a, eps, kl: masked(w, a, (w - 1).abs() <= eps),
-    # exercises
-    "epsilon_infinity": lambda w, a, eps, kl: w * a,
-    "epsilon_zero": lambda w, a, eps, kl: masked(w, a, (w - 1) * a <= 0),
-    "no_stop_gradient": lambda w, a, eps, kl: w * a - masked(w, a, killed(w, a, eps)) * w.log(),
-}
+def spo(w, a, eps, kl):
+    return w * a - a.abs() * (w - 1) ** 2 / (2 * eps)
+
+
+def two_sided(w, a, eps, kl):
+    return masked(w, a, (w - 1).abs() <= eps)
+
+
+def epsilon_infinity(w, a, eps, kl):
+    return w * a
+
+
+def epsilon_zero(w, a, eps, kl):
+    return masked(w, a, (w - 1) * a <= 0)
+
+
+def no_stop_gradient(w, a, eps, kl):
+    return w * a - masked(w, a, killed(w, a, eps)) * w.log()
+
+
+RULES = [cispo, clip_higher, dpo, dppo, dual_clip, one_sided, rollback, sapo, soft, spo, two_sided]
+EXERCISES = [epsilon_infinity, epsilon_zero, no_stop_gradient]
+PUBLISHED = {function.__name__: function for function in RULES + EXERCISES}
 RATIOS = [0.02, 0.3, 0.55, 0.65, 0.69, 0.72, 0.79, 0.81, 0.89, 0.91, 0.97]
 RATIOS += [1.03, 1.09, 1.11, 1.13, 1.19, 1.21, 1.27, 1.29, 1.35, 1.43, 1.6, 2.9, 3.1, 8.0]
 ADVANTAGES = [-3.0, -1.0, -0.1, 0.1, 1.0, 3.0]
