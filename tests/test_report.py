@@ -1,0 +1,469 @@
+"""The report, on made-up runs: what it says of them, and which it must not believe."""
+
+import json
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+sys.path.insert(0, str(ROOT / "benchmark"))
+import arms
+import collect
+import compare
+import report
+from collect import Results
+
+ITERATIONS = 20
+SCALARS = [*collect.EPISODIC, *(tag for tag in collect.LOGGED if tag != "charts/SPS")]
+SCALARS += [f"ratio/{quantile}" for quantile in collect.QUANTILES]
+
+
+def record(step: int, tag: str, value: float) -> bytes:
+    """One scalar as it stands in an event file."""
+    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+    event = Event(step=step, summary=summary).SerializeToString()
+    head = struct.pack("<Q", len(event))
+    checked = [head, struct.pack("<I", masked_crc32c(head))]
+    return b"".join([*checked, event, struct.pack("<I", masked_crc32c(event))])
+
+
+def write_events(folder: Path, scalars: dict[str, np.ndarray]) -> None:
+    """An event file with one value per iteration of each scalar; NaN: none."""
+    data = b""
+    for i in range(ITERATIONS):
+        for tag, values in scalars.items():
+            if not np.isnan(values[i]):
+                data += record(2048 * (i + 1), tag, values[i])
+    (folder / "events.out.tfevents.1").write_bytes(data)
+
+
+def made_up(seed: int, sps: float) -> dict[str, np.ndarray]:
+    """Scalars [iterations] that depend on the seed alone, but for the last steps/s."""
+    rng = np.random.default_rng(seed)
+    scalars = {"charts/SPS": rng.random(ITERATIONS) + sps}
+    scalars |= {tag: 0.01 + rng.random(ITERATIONS) for tag in SCALARS}
+    scalars["charts/SPS"][-1] = sps
+    return scalars
+
+
+def write_run(root: Path, arm: str = "clip", seed: int = 1, env_id: str = "Hopper-v4", **other):
+    """A made-up finished run; `other` are entries of result.json."""
+    folder = root / f"{env_id}__{arm}__{seed}"
+    folder.mkdir(parents=True)
+    sps = 2000.0 + sum(folder.name.encode()) / 7
+    write_events(folder, made_up(seed, sps))
+    settings = {"clip_coef": 0.2} | arms.parse(arm).settings
+    result = {
+        "env_id": env_id,
+        "seed": seed,
+        "exp_name": arm,
+        "run_dir": str(folder),
+        "total_timesteps": 2048 * ITERATIONS,
+        "num_envs": 1,
+        "num_steps": 2048,
+        "compile": False,
+        **settings,
+        "device": "cpu",
+        "versions": dict.fromkeys(collect.VERSIONS, "1.0"),
+        "global_step": 2048 * ITERATIONS,
+        "episodic_return": 100.0 * seed,
+        "kill_fraction": 0.1,
+        "sps": sps,
+        "wall_time_s": 20.0,
+        "weights_sha256": f"{seed:064}",
+    }
+    (folder / "result.json").write_text(json.dumps(result | other))
+    return folder
+
+
+def keys(runs: list) -> list[tuple]:
+    """Which runs these are."""
+    return [run.key for run in runs]
+
+
+def markdown(root: Path) -> str:
+    """report.md of the runs in a folder."""
+    runs, left_out = collect.read_folders(root)
+    return report.markdown(report.sort_runs(runs), left_out)
+
+
+def refused(capsys, *arguments: object, code: int) -> str:
+    """The one line with which the report ends."""
+    with pytest.raises(SystemExit) as end:
+        report.main([str(argument) for argument in arguments])
+    output = capsys.readouterr().err
+    assert (end.value.code, output.count("\n")) == (code, 1), output
+    return output
+
+
+# ---- what the report says
+
+
+def test_it_holds_what_the_runs_hold(tmp_path):
+    for arm in arms.PAPER:
+        for seed in (1, 2, 3, 4, 5) if arm == "clip" else (1, 2):
+            write_run(tmp_path / "runs", arm, seed, episodic_return=100.0 * seed + len(arm))
+    report.main([str(tmp_path / "runs"), str(tmp_path / "a")])
+    names = {file.name for file in (tmp_path / "a").iterdir()}
+    drawn = ("returns", "learning_curves", "kl", "partition", "why")
+    figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
+    assert names == figures | {"returns.csv", "curves.csv", "report.md"}
+
+    text = (tmp_path / "a/report.md").read_text()
+    assert "| Hopper-v4 | PPO-Clip | 104, 204, 304, 404, 504 | 304 ± 141 | 108 to 500 |" in text
+    assert "| Hopper-v4 | fixed β = 1 | 108, 208 | 158 ± 50 |" in text
+    assert "| 2598 ± 278 |" in text  # the paper's
+    assert "| fixed β = 1 | −146 (" in text
+    assert "| 2 | +4 (4 to 4) | 0.50 |" in text  # paired by seed: both 4 above the clip
+    assert "Identical in 2 of the 2 cells that have all three." in text
+    assert "Φ | 10" not in text  # the clip's runs stand for it
+    rows = collect.read_csv(tmp_path / "a/returns.csv")
+    assert len(rows) == 5 + 4 * 2
+    assert rows[1]["weights_sha256"] == f"{2:064}" and rows[1]["mujoco"] == "1.0"
+    rows = collect.read_csv(tmp_path / "a/curves.csv")
+    assert len(rows) == 13 * ITERATIONS
+    for column, tag in (("kl", "losses/kl"), ("q99", "ratio/q99")):
+        assert float(rows[3][column]) == pytest.approx(made_up(1, 0)[tag][3], rel=1e-3)
+
+
+def test_identity_names_the_first_point_that_differs(tmp_path):
+    write_run(tmp_path, "clip")
+    write_run(tmp_path, "phi")
+    folder = write_run(tmp_path, "klip", weights_sha256="f" * 64)
+    scalars = made_up(1, 2000.0 + sum(folder.name.encode()) / 7)
+    scalars["losses/kl"][5] = 0.5
+    scalars["charts/episodic_return"][8] = 7.0
+    write_events(folder, scalars)
+    assert "clip and klip part by step 12288 (kl" in markdown(tmp_path)
+    assert "Identical in 0 of the 1 cells" in markdown(tmp_path)
+
+    # an episode that ended in one run only is a difference, too
+    for tag in collect.EPISODIC:
+        scalars[tag][3] = np.nan
+    write_events(folder, scalars)
+    assert "by step 8192 (return" in markdown(tmp_path)
+    assert "one experiment" not in markdown(tmp_path)
+
+    shutil.rmtree(folder)
+    assert "| identical (klip missing) |" in markdown(tmp_path)
+    assert "cells that have all three" not in markdown(tmp_path)
+
+
+def test_the_sweep_chooses_on_tuning_seeds_and_reports_on_test_seeds(tmp_path):
+    scores = {"clip": 100.0, "kl_fixed=3": 60.0, "kl_fixed=10": 50.0}
+    for env_id in ("Ant-v4", "Humanoid-v4"):
+        for seed in (11, 12):
+            for arm, score in scores.items():
+                better_on_ant = 30.0 * (env_id == "Ant-v4" and arm == "kl_fixed=10")
+                final = score + better_on_ant + seed
+                write_run(tmp_path, arm, seed, env_id, episodic_return=final)
+        for arm, score in scores.items():
+            # on the test seeds it is the other way round, which must not change the choice
+            write_run(tmp_path, arm, 1, env_id, episodic_return=1000 - score)
+    text = markdown(tmp_path)
+    assert "| Ant-v4 | fixed β | 2 | fixed β = 10 | fixed β = 10 |" in text
+    assert "| Humanoid-v4 | fixed β | 2 | fixed β = 3 | fixed β = 10 |" in text
+    tuning, test = text.split("### On the test seeds")
+    assert "| Ant-v4 | fixed β = 10 | 91, 92 |" in tuning
+    assert "| Ant-v4 | fixed β = 10 | 950 |" in test and "91, 92" not in test
+    assert "| Humanoid-v4 | fixed β = 10 | +50 (–) | 1 |" in test
+    assert "![Quantiles of the ratio over training](why.png)" in text
+
+
+def test_shapes_stand_beside_the_clip(tmp_path):
+    shape = arms.shapes()[0]
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "clip", seed)
+        write_run(tmp_path, shape, seed, episodic_return=100.0 * seed - 10)
+    text = markdown(tmp_path)
+    assert "shapes.png" in text
+    assert f"| Hopper-v4 | {shape} | 90, 190, 290 |" in text
+    assert "| 3 | −10 (−10 to −10) | 0.25 |" in text
+    assert "Sweep" not in text
+
+
+def test_no_episode_in_time_and_a_single_seed_are_no_numbers(tmp_path):
+    write_run(tmp_path, "clip", 1)
+    write_run(tmp_path, "kl_fixed", 1, episodic_return=None)
+    text = markdown(tmp_path)
+    assert "| fixed β = 1 | no episode ended in time | – | – |" in text
+    assert "| PPO-Clip | 100 | – | – |" in text
+    assert "nan" not in text
+
+
+# ---- results that accumulate
+
+
+def test_results_accumulate(tmp_path):
+    first, second, to = tmp_path / "first", tmp_path / "second", tmp_path / "results"
+    write_run(first, "clip", 1)
+    write_run(first, "clip", 2)
+    report.main([str(first), str(to)])
+    before = {file.name: file.read_bytes() for file in to.iterdir()}
+    report.main([str(to)])  # from the two CSV files alone
+    assert {file.name: file.read_bytes() for file in to.iterdir()} == before
+
+    write_run(second, "clip", 2, episodic_return=7.0)
+    write_run(second, "clip", 3)
+    report.main([str(second), str(to)])
+    runs = collect.read_results(to)
+    assert [run.seed for run in runs] == [1, 2, 3]
+    assert [run.episodic_return for run in runs] == [100.0, 7.0, 300.0]
+    old = before["curves.csv"].decode().splitlines()
+    assert (to / "curves.csv").read_text().splitlines()[: 1 + ITERATIONS] == old[: 1 + ITERATIONS]
+
+    elsewhere = tmp_path / "elsewhere"
+    write_run(tmp_path / "third", "phi", 3)
+    report.main([str(tmp_path / "third"), str(elsewhere)])
+    report.main([str(second), str(to), "--with", str(elsewhere)])
+    assert keys(collect.read_results(to))[-1] == ("Hopper-v4", "phi", 3)
+
+
+def test_other_weights_of_the_same_run_are_named(tmp_path):
+    write_run(tmp_path / "a", "clip", 1)
+    write_run(tmp_path / "b", "clip", 1, weights_sha256="f" * 64)
+    runs = [collect.read_folders(tmp_path / name)[0][0] for name in "ab"]
+    (run,), (line,) = collect.merge(runs)
+    assert run.weights_sha256 == "f" * 64
+    assert "Hopper-v4__clip__1" in line and "other weights" in line
+
+
+def test_a_run_made_otherwise_does_not_push_out_a_good_one(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path / "a", "clip", seed)
+    write_run(tmp_path / "b", "clip", 1, num_steps=1024, total_timesteps=2048 * ITERATIONS)
+    shutil.rmtree(tmp_path / "b/Hopper-v4__clip__1")
+    write_run(tmp_path / "b", "clip", 1, learning_rate=1.0)
+    report.main([str(tmp_path / "a"), str(tmp_path / "results")])
+    report.main([str(tmp_path / "b"), str(tmp_path / "results")])
+    text = (tmp_path / "results/report.md").read_text()
+    assert "| PPO-Clip | 100, 200 |" in text
+    assert "* Hopper-v4__clip__1: learning_rate 1.0 instead of None" in text
+
+
+def test_damaged_results_are_refused_and_kept(tmp_path, capsys):
+    write_run(tmp_path / "runs")
+    to = tmp_path / "results"
+    report.main([str(tmp_path / "runs"), str(to)])
+    for name in ("curves.csv", "returns.csv"):
+        whole = (to / name).read_bytes()
+        for cut in (0, len(whole) // 2, len(whole) - 20):
+            (to / name).write_bytes(whole[:cut])
+            assert refused(capsys, tmp_path / "runs", to, code=2).count(str(to)) == 1
+            assert (to / name).read_bytes() == whole[:cut]
+        (to / name).write_bytes(whole)
+
+
+def test_committed_results_can_be_read_and_are_small():
+    folder = ROOT / "benchmark/results"
+    runs = collect.read_results(folder)
+    kept, left_out = collect.agree(runs)
+    assert left_out == [] and len(kept) >= 75
+    assert (folder / "curves.csv").stat().st_size / len(runs) < 15_000
+    seeds = [run.seed for run in runs if run.key[:2] == ("Humanoid-v4", "klip")]
+    assert seeds[:3] == [1, 2, 3]
+    assert collect.curves_csv(Results(runs).runs) == (folder / "curves.csv").read_bytes()
+    assert collect.returns_csv(Results(runs).runs) == (folder / "returns.csv").read_bytes()
+
+
+# ---- what must not be believed
+
+
+def cut(folder: Path, size: int) -> None:
+    """Take the last bytes of a run's event file away."""
+    file = folder / "events.out.tfevents.1"
+    file.write_bytes(file.read_bytes()[:-size])
+
+
+def swap(folder: Path, **other) -> None:
+    """Put another run's event file into a run's folder."""
+    donor = write_run(folder.parent / "elsewhere", **other)
+    shutil.copy(donor / "events.out.tfevents.1", folder)
+    shutil.rmtree(donor.parent)
+
+
+def put(folder: Path, **other) -> None:
+    """Change entries of a run's result.json."""
+    file = folder / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | other))
+
+
+last_record = len(record(2048, SCALARS[-1], 1.0))
+
+
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (lambda f: cut(f, 1), "event file cut"),
+        (lambda f: cut(f, 70), "event file cut"),
+        (lambda f: cut(f, 5000), "event file cut"),
+        (lambda f: (f / "events.out.tfevents.1").write_bytes(b""), "event file incomplete"),
+        (lambda f: (f / "events.out.tfevents.2").touch(), "2 event files"),
+        (lambda f: swap(f, seed=2), "event file of another run"),
+        (lambda f: swap(f, env_id="Ant-v4"), "event file of another run"),
+        (lambda f: (f / "result.json").write_text('{"env_id": '), "result.json cannot be read"),
+        (lambda f: (f / "result.json").write_text("[]"), "not that of a run"),
+        (lambda f: (f / "result.json").unlink(), "not finished"),
+        (lambda f: put(f, episodic_return="good"), "episodic_return 'good'"),
+        (lambda f: put(f, episodic_return=float("nan")), "episodic_return nan"),
+        (lambda f: put(f, sps=None), "sps None"),
+        (lambda f: put(f, seed="1"), "seed '1'"),
+        (lambda f: put(f, seed=True), "seed True"),
+        (lambda f: put(f, global_step=0), "without a single iteration"),
+        (lambda f: put(f, global_step=10**30), "global_step"),
+        (lambda f: put(f, versions="new"), "versions"),
+        (lambda f: put(f, exp_name="nonsense"), "nonsense is no arm"),
+        (lambda f: put(f, clip_coef=0.1), "foreign run: clip_coef 0.1"),
+        (lambda f: f.rename(f.with_name("Hopper-v4__clip__9")), "foreign run"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_left_out(tmp_path, spoil, reason):
+    write_run(tmp_path, "klip")
+    spoil(write_run(tmp_path, "clip"))
+    runs, (line,) = collect.read_folders(tmp_path)
+    assert keys(runs) == [("Hopper-v4", "klip", 1)]
+    assert line.startswith("Hopper-v4__clip__") and reason in line
+
+
+def test_events_cut_between_two_records_are_noticed(tmp_path):
+    folder = write_run(tmp_path)
+    whole = (folder / "events.out.tfevents.1").read_bytes()
+    scalars = made_up(1, 2000.0 + sum(folder.name.encode()) / 7)
+    end = len(whole)
+    for tag in reversed(list(scalars)):
+        end -= len(record(2048 * ITERATIONS, tag, 1.0))
+        (folder / "events.out.tfevents.1").write_bytes(whole[:end])
+        if not tag.startswith("ratio/"):  # which old runs lack
+            _, (line,) = collect.read_folders(tmp_path)
+            assert "event file incomplete" in line
+
+
+@pytest.mark.parametrize(
+    "other, reason",
+    [
+        ({"versions": dict.fromkeys(collect.VERSIONS, "2.0")}, "mujoco 2.0 instead of 1.0"),
+        ({"total_timesteps": 50000}, "total_timesteps 50000 instead of 40960"),
+        ({"device": "cuda"}, "device cuda instead of cpu"),
+    ],
+)
+def test_runs_made_otherwise_are_named_and_left_out(tmp_path, other, reason):
+    for seed in (1, 2):
+        write_run(tmp_path, "kl_fixed", seed, cuda=bool(seed % 2))  # means nothing on a CPU
+    write_run(tmp_path, "kl_fixed", 3, **other)
+    runs, (line,) = collect.agree(collect.read_folders(tmp_path)[0])
+    assert [run.seed for run in runs] == [1, 2]
+    assert line.startswith("Hopper-v4__kl_fixed__3: ") and reason in line
+
+
+# ---- the command
+
+
+def test_help_and_bad_arguments(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        report.main(["--help"])
+    assert not end.value.code
+    capsys.readouterr()
+    for arguments in ([], ["a", "b", "c"], ["--fast", "a", "b"], [tmp_path / "none", tmp_path]):
+        refused(capsys, *arguments, code=2)
+    (tmp_path / "runs").mkdir()
+    line = refused(capsys, tmp_path / "runs", tmp_path / "results", code=1)
+    assert "no finished run" in line
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path):
+    write_run(tmp_path / "runs")
+    report.main([str(tmp_path / "runs"), str(tmp_path / "results")])
+    before = {file.name: file.read_bytes() for file in (tmp_path / "results").iterdir()}
+    write_run(tmp_path / "runs", "klip")
+
+    def little_space() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # EFBIG, as ENOSPC elsewhere
+
+    outcome = subprocess.run(
+        [sys.executable, "benchmark/report.py", tmp_path / "runs", tmp_path / "results"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=little_space,
+    )
+    assert (outcome.returncode, outcome.stderr.count("\n")) == (1, 1), outcome.stderr
+    assert "cannot be written" in outcome.stderr
+    after = {file.name: file.read_bytes() for file in (tmp_path / "results").iterdir()}
+    assert after == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_a_signal_ends_it_in_silence(tmp_path, number, seconds):
+    for seed in range(30):
+        write_run(tmp_path / "runs", "clip", seed)
+    process = subprocess.Popen(
+        [sys.executable, "benchmark/report.py", tmp_path / "runs", tmp_path / "results"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    time.sleep(seconds)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (-number, b"")
+
+
+# ---- numbers
+
+
+def test_statistics():
+    five = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    # t = 2.776 with 4 degrees of freedom, sd = 1.5811
+    assert compare.mean(five) == pytest.approx((2.0, 2 - 1.9633, 2 + 1.9633), abs=1e-3)
+    assert np.isnan(compare.mean(np.array([4.0])).low)
+    # equal variances and sizes: Welch is Student's with 8 degrees, t = 2.306, se = 1
+    assert compare.difference(five + 10, five) == pytest.approx((10, 7.694, 12.306), abs=1e-3)
+    assert np.isnan(compare.difference(np.ones(3), np.ones(3)).low)
+    assert compare.sign_flip(five + 1) == pytest.approx(2 / 2**5)
+    assert compare.sign_flip(np.array([5.0, 4.0, 3.0])) == pytest.approx(0.25)
+    assert compare.sign_flip(np.array([3.0, -3.0])) == 1.0
+
+
+def test_the_aggregate_weighs_tasks_alike_and_draws_within_them():
+    one = compare.aggregate([np.full(3, 1.0), np.full(5, 3.0)])
+    assert one == (2.0, 2.0, 2.0)  # what differs between tasks is no uncertainty
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=5) for _ in range(5)]
+    both = compare.aggregate(x, [y + 1.0 for y in x])
+    assert both.value == pytest.approx(-1.0)
+    error = np.sqrt(sum(y.var() / 5 for y in x)) / 5  # of one arm; of their difference sqrt(2) x
+    assert both.high - both.low == pytest.approx(2 * 1.96 * np.sqrt(2) * error, rel=0.1)
+
+
+def test_bins():
+    values = np.array([1, 3, np.nan, 5, np.nan, np.nan, 7])
+    np.testing.assert_array_equal(collect.binned(values, 2), [2, 5, np.nan, 7])
+    steps = range(2048, 2048 * 250 + 1, 2048)
+    assert collect.bin_ends(steps)[:2] == [4096, 8192]
+    assert len(collect.bin_ends(range(8, 8 * 491, 8))) == 123
+    assert collect.bin_ends(range(8, 8 * 491, 8))[-1] == 8 * 490
+
+
+def test_paper_table_agrees_with_its_curves():
+    table = collect.read_csv(report.PAPER / "table.csv")
+    points = collect.read_csv(report.PAPER / "curves.csv")
+    for row in table:
+        arm = "clip" if row["arm"] == "klip" else row["arm"]
+        key = row["env_id"], arm
+        end = [float(p["mean"]) for p in points
+               if (p["env_id"], p["arm"]) == key and int(p["step"]) > 900_000]  # fmt: skip
+        assert np.mean(end) == pytest.approx(float(row["mean"]), rel=0.03, abs=2)
