@@ -30,7 +30,7 @@ def trained(tmp_path_factory) -> Path:
     """A run of two rollouts on Hopper-v4."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     length = ["--env-id", "Hopper-v4", "--total-timesteps", "4096"]
-    done = start([script("klip"), "--run-dir", folder, *length], folder.parent)
+    done = start([script("kl_scalar"), "--run-dir", folder, *length], folder.parent)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -354,6 +354,18 @@ def test_a_film_that_is_not_whole_is_refused(tmp_path, capsys, content):
         evaluate.check_films(str(tmp_path), [7])
     assert stopped.value.code == 1
     assert "0 of 8 frames: is the disk full?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("frames", "whole"), [(1001, True), (1000, True), (999, False)])
+def test_a_film_may_lack_its_last_frame(monkeypatch, frames, whole):
+    # moviepy writes int(1001 / 125 * 125) = 1000 of a whole episode of Hopper-v4
+    stub = SimpleNamespace(count_frames_and_secs=lambda path: (frames, 8.0))
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", stub)
+    if whole:
+        evaluate.check_films("videos", [1000])
+    else:
+        with pytest.raises(SystemExit):
+            evaluate.check_films("videos", [1000])
 
 
 def test_a_film_follows_the_robot():
