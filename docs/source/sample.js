@@ -1,0 +1,274 @@
+// Part 2: one sample in the plane of w and A, and what each form says of it.
+
+const titles = { clip: "min", phi: "Φ", klip: "β_t" };
+
+/** The places in the tables of the sample that is chosen. */
+function samplePlaces() {
+  return {
+    w: nearest(data.ratios, Number(state.w)),
+    A: nearest(data.advantages, Number(state.A)),
+    epsilon: nearest(data.epsilons, Number(state.epsilon)),
+  };
+}
+
+/** A form's curve over w, "objective" or "coefficient", as ppo_loss gave it. */
+function curveOf(form, quantity, at) {
+  const curve = data.curves[data.forms[form][quantity][at.epsilon][at.A]];
+  const size = Math.abs(data.advantages[at.A]) || 1; // curves are stored per |A|
+  return curve.map((value) => (value * size) / data.scale);
+}
+
+function valueOf(form, quantity, at) {
+  return curveOf(form, quantity, at)[at.w];
+}
+
+function setOf(at) {
+  return data.sets[at.epsilon][at.A][at.w];
+}
+
+function shownForms() {
+  const wanted = state.show.split(",");
+  const shown = ["clip", "phi", "klip"].filter((form) => wanted.includes(form));
+  return state.other ? [...shown, state.other] : shown;
+}
+
+function curveClass(form) {
+  return form in titles ? form : "other";
+}
+
+const slidersOfSample = { w: "ratios", A: "advantages", epsilon: "epsilons" };
+
+function startSample() {
+  for (const [id, list] of Object.entries(slidersOfSample)) {
+    const slider = byId(id);
+    slider.min = 0;
+    slider.max = data[list].length - 1;
+    slider.addEventListener("input", () => choose({ [id]: data[list][slider.value] }));
+  }
+  for (const box of all("[name=show]")) {
+    box.addEventListener("change", () => {
+      const checked = all("[name=show]:checked").map((other) => other.value);
+      choose({ show: checked.join(",") });
+    });
+  }
+  byId("other").addEventListener("change", (event) => choose({ other: event.target.value }));
+  startDragging(byId("plane"));
+  drawers.push(drawSample);
+}
+
+function startDragging(svg) {
+  const moveHere = (event) => {
+    const place = new DOMPoint(event.clientX, event.clientY);
+    const { x, y } = place.matrixTransform(svg.getScreenCTM().inverse());
+    const chart = planeFrame;
+    const w = data.ratios[nearest(data.ratios, chart.fromX(x))];
+    const A = data.advantages[nearest(data.advantages, chart.fromY(y))];
+    choose({ w, A });
+  };
+  svg.addEventListener("pointerdown", (event) => {
+    svg.setPointerCapture(event.pointerId);
+    moveHere(event);
+  });
+  svg.addEventListener("pointermove", (event) => {
+    if (svg.hasPointerCapture(event.pointerId)) {
+      moveHere(event);
+    }
+  });
+  svg.addEventListener("keydown", (event) => {
+    const steps = {
+      ArrowLeft: ["w", -1],
+      ArrowRight: ["w", 1],
+      ArrowDown: ["A", -1],
+      ArrowUp: ["A", 1],
+    };
+    if (!(event.key in steps)) {
+      return;
+    }
+    event.preventDefault();
+    const [name, step] = steps[event.key];
+    const list = data[slidersOfSample[name]];
+    const place = samplePlaces()[name] + step;
+    if (place >= 0 && place < list.length) {
+      choose({ [name]: list[place] });
+    }
+  });
+}
+
+let planeFrame = null; // the latest chart of the plane, which turns pixels into w and A
+
+function drawPlane(at) {
+  const epsilon = data.epsilons[at.epsilon];
+  const top = 1.5;
+  const chart = startChart(byId("plane"), {
+    x: [0, 2],
+    y: [-top, top],
+    xTicks: [0, 1, 2],
+    yTicks: [-1, 0, 1],
+    xName: "ratio w",
+    yName: "advantage A",
+  });
+  planeFrame = chart;
+  const edges = [0, 1 - epsilon, 1 + epsilon, 2];
+  for (const [first, last] of [[0, top], [-top, 0]]) {
+    const row = data.sets[at.epsilon][nearest(data.advantages, (first + last) / 2)];
+    for (let i = 0; i < 3; i++) {
+      const range = [edges[i], edges[i + 1]];
+      const middle = (range[0] + range[1]) / 2;
+      const letter = row[nearest(data.ratios, middle)];
+      drawRegion(chart, letter, range, [first, last]);
+      drawSetName(chart, letter, chart.toX(middle), chart.toY((first + 2.4 * last) / 3.4));
+    }
+  }
+  drawAxes(chart, 1);
+  const set = setOf(at);
+  drawMark(chart, set, data.ratios[at.w], data.advantages[at.A], 1.7);
+}
+
+/** One of the two charts over w: every shown form's curve, and the sample on it. */
+function drawCurves(svg, quantity, at, height) {
+  const chart = startChart(svg, {
+    x: [0, 2],
+    y: [-height, height],
+    xTicks: [0, 1, 2],
+    yTicks: [-height, 0, height],
+    xName: "ratio w",
+    yName: quantity === "objective" ? "objective" : "coefficient of ∇log π",
+  });
+  const epsilon = data.epsilons[at.epsilon];
+  const edges = [0, 1 - epsilon, 1 + epsilon, 2];
+  for (let i = 0; i < 3; i++) {
+    const range = [edges[i], edges[i + 1]];
+    const middle = nearest(data.ratios, (range[0] + range[1]) / 2);
+    drawRegion(chart, data.sets[at.epsilon][at.A][middle], range, [-height, height]);
+  }
+  drawAxes(chart, 0);
+  for (const form of shownForms()) {
+    drawCurve(chart, data.ratios, curveOf(form, quantity, at), curveClass(form));
+  }
+  const w = data.ratios[at.w];
+  for (const form of shownForms()) {
+    const value = valueOf(form, quantity, at);
+    if (quantity === "objective") {
+      drawSlope(chart, w, value, valueOf(form, "coefficient", at) / w);
+    }
+    if (Math.abs(value) <= height) {
+      drawMark(chart, setOf(at), w, value, 1.3);
+    }
+  }
+  svg.setAttribute("aria-label", chartInWords(quantity, at));
+}
+
+/** The slope that autograd sees: d objective / d w = c / w, for d log pi / d w = 1 / w. */
+function drawSlope(chart, w, value, slope) {
+  const reach = 0.28;
+  const ends = [w - reach, w + reach].map((x) => {
+    return `${chart.toX(x)} ${chart.toY(value + slope * (x - w))}`;
+  });
+  const attributes = { d: `M${ends[0]}L${ends[1]}`, class: "slope" };
+  attributes["clip-path"] = `url(#${chart.svg.id}-frame)`;
+  chart.svg.append(svgElement("path", attributes));
+}
+
+function chartInWords(quantity, at) {
+  const values = shownForms().map((form) => {
+    return `${titles[form] || form} ${written(valueOf(form, quantity, at))}`;
+  });
+  return `The ${quantity} over w, at the sample: ${values.join(", ")}`;
+}
+
+/** Why a sample of this set pushes as it does. */
+function reason(set, A) {
+  const action = A > 0 ? "A good action" : "A bad action";
+  if (A === 0) {
+    return "An action as good as expected: nothing to push.";
+  }
+  if (set === "i") {
+    return `${action}, and w is in the band: it pushes with w A.`;
+  }
+  if (set === "k") {
+    const moved = A > 0 ? "likelier" : "less likely";
+    return `${action} that has already become ${moved} than the band allows: no further push.`;
+  }
+  const moved = A > 0 ? "less likely" : "likelier";
+  return `${action} that has become ${moved}: the clip lets it push its way back.`;
+}
+
+/** "w A + β_t = 1.50 − 1.50 = 0", from the coefficient that ppo_loss gave. */
+function sumInWords(form, at) {
+  const c = valueOf(form, "coefficient", at);
+  const product = data.ratios[at.w] * data.advantages[at.A];
+  const beta = c - product;
+  const sign = beta > 0.005 ? "+" : "−";
+  const symbol = form === "klip" ? "β_t" : "β";
+  return `w A + ${symbol} = ${written(product)} ${sign} ${written(Math.abs(beta))} = ${written(c)}`;
+}
+
+/** Rows of words and numbers about the objectives that are drawn. */
+function objectivesInWords(at) {
+  const product = data.ratios[at.w] * data.advantages[at.A];
+  const logprob = data.oldLogprob + Math.log(data.ratios[at.w]);
+  const rows = [];
+  for (const form of shownForms()) {
+    const value = valueOf(form, "objective", at);
+    const beta = valueOf(form, "coefficient", at) - product;
+    const sign = beta > 0.005 ? "+" : "−";
+    if (form === "clip") {
+      rows.push(["min", `min(w A, clip(w) A) = ${written(value)}`]);
+    } else if (form === "phi") {
+      const phi = product - value;
+      rows.push(["Φ", `w A − Φ = ${written(product)} − ${written(phi)} = ${written(value)}`]);
+    } else if (form === "klip") {
+      const penalty = `${sign} ${written(Math.abs(beta))} · (${written(logprob)})`;
+      rows.push(["β_t", `w A + β_t log π = ${written(product)} ${penalty} = ${written(value)}`]);
+    } else {
+      rows.push([form, `${sumInWords(form, at)}; objective ${written(value)}`]);
+    }
+  }
+  return rows;
+}
+
+/** Text in which "β_t" becomes a letter with an index. */
+function withIndex(text) {
+  const span = element("span");
+  text.split("β_t").forEach((part, i) => {
+    if (i > 0) {
+      span.append("β", element("sub", {}, "t"));
+    }
+    span.append(part);
+  });
+  return span;
+}
+
+function drawReading(at) {
+  const set = setOf(at);
+  const name = setNames[set];
+  const reading = byId("reading");
+  reading.style.setProperty("--set", `var(--${name})`);
+  const sum = element("p", { class: "sum", id: "sum" }, withIndex(sumInWords("klip", at)));
+  const why = element("p", { id: "why" }, element("b", { class: name }, name), ". ");
+  why.append(reason(set, data.advantages[at.A]));
+  const table = element("table");
+  for (const [form, text] of objectivesInWords(at)) {
+    const cells = [element("td", {}, withIndex(form)), element("td", {}, withIndex(text))];
+    table.append(element("tr", {}, ...cells));
+  }
+  reading.replaceChildren(sum, why, table);
+}
+
+function drawSample() {
+  const at = samplePlaces();
+  for (const [id, list] of Object.entries(slidersOfSample)) {
+    byId(id).value = at[id];
+    const text = written(data[list][at[id]]);
+    byId(id).setAttribute("aria-valuetext", text);
+    byId(id).nextElementSibling.textContent = text;
+  }
+  for (const box of all("[name=show]")) {
+    box.checked = state.show.split(",").includes(box.value);
+  }
+  byId("other").value = state.other;
+  drawPlane(at);
+  drawCurves(byId("objective"), "objective", at, 4);
+  drawCurves(byId("coefficient"), "coefficient", at, 3);
+  drawReading(at);
+}

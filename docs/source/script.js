@@ -1,0 +1,73 @@
+// Part 1: the script, with the block of the form that is chosen.
+
+const forms = ["clip", "phi", "klip", "kl_scalar"];
+
+/** Move every block into the script, where one of them is shown. */
+function startScript() {
+  byId("slot").append(...all("#all-blocks .block"));
+  byId("all-blocks").remove();
+  for (const button of all("[data-form]")) {
+    button.addEventListener("click", () => choose({ form: button.dataset.form }));
+  }
+  byId("rule").addEventListener("change", (event) => {
+    choose({ form: event.target.value || "all" });
+  });
+  byId("whole").addEventListener("click", toggleWhole);
+  drawers.push(drawScript);
+}
+
+function toggleWhole() {
+  choose({ whole: state.whole ? "" : "1" });
+}
+
+/** The name under which a form's script is found. */
+function fileName(form) {
+  if (forms.includes(form)) {
+    return `ppo_${form}_continuous.py`;
+  }
+  return `python shapes/insert.py ${form}`;
+}
+
+/** The lines of the script that is shown, in order. */
+function shownLines() {
+  return all("#listing .line").filter((line) => !line.closest("[hidden]"));
+}
+
+function drawScript() {
+  const form = state.form;
+  for (const button of all("[data-form]")) {
+    button.setAttribute("aria-pressed", button.dataset.form === form);
+  }
+  byId("rule").value = forms.includes(form) || form === "all" ? "" : form;
+  byId("whole").setAttribute("aria-pressed", Boolean(state.whole));
+  document.documentElement.classList.toggle("whole", Boolean(state.whole));
+  const listing = byId("listing");
+  const shown = form + state.whole;
+  if (listing.dataset.shown === shown) {
+    return;
+  }
+  listing.dataset.shown = shown;
+  byId("file-name").textContent = form === "all" ? "the four blocks, one above the other" : fileName(form);
+  byId("aligned").hidden = form !== "all";
+  for (const block of all("#slot .block")) {
+    block.hidden = block.dataset.name !== form;
+  }
+  for (const line of all(".only-scalar")) {
+    line.hidden = form !== "kl_scalar";
+  }
+  for (const fold of all(".fold")) {
+    fold.open = Boolean(state.whole);
+  }
+  listing.classList.toggle("numbered", form !== "all");
+  shownLines().forEach((line, i) => {
+    line.dataset.number = i + 1;
+  });
+}
+
+/** The rule after the one that is shown. */
+function nextRule() {
+  const options = Array.from(byId("rule").options, (option) => option.value);
+  const place = options.indexOf(byId("rule").value);
+  const next = place + 1 < options.length ? place + 1 : 1;
+  choose({ form: options[next] });
+}

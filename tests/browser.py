@@ -1,0 +1,174 @@
+"""A headless Chromium, spoken to in the DevTools protocol over a pair of pipes: no driver needed."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--remote-debugging-pipe",
+)
+KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+
+
+class Page:
+    """A tab, and what it has said so far: `errors` of its console, `requests` by address."""
+
+    def __init__(self, send: int, receive: int):
+        self.send = send
+        self.receive = receive
+        self.buffer = b""
+        self.last_id = 0
+        self.session = None
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def read(self) -> dict:
+        """The next message of the browser."""
+        while b"\0" not in self.buffer:
+            chunk = os.read(self.receive, 1 << 20)
+            assert chunk, "the browser is gone"
+            self.buffer += chunk
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        return json.loads(message)
+
+    def note(self, event: dict) -> None:
+        """Keep what a test asks about."""
+        method = event.get("method")
+        details = event.get("params", {})
+        if method == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(details["exceptionDetails"]))
+        if method == "Runtime.consoleAPICalled":
+            self.errors.append(json.dumps(details["args"]))
+        if method == "Log.entryAdded":
+            self.errors.append(details["entry"]["text"])
+        if method == "Network.requestWillBeSent":
+            self.requests.append(details["request"]["url"])
+
+    def call(self, method: str, **parameters) -> dict:
+        """Send a command and return its result."""
+        self.last_id += 1
+        message = {"id": self.last_id, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.send, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self.read()
+            if answer.get("id") == self.last_id:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.note(answer)
+
+    def js(self, expression: str) -> object:
+        """The value of a JavaScript expression."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait(self, holds: Callable[[], object]) -> None:
+        """Until a condition holds, at most ten seconds."""
+        deadline = time.time() + 10
+        while not holds():
+            assert time.time() < deadline, "waited in vain"
+            time.sleep(0.02)
+
+    def open(self, path: Path, state: str = "") -> None:
+        """Load the page afresh with this state in its address."""
+        self.call("Page.navigate", url="about:blank")
+        self.call("Page.navigate", url=f"{path.as_uri()}#{state}")
+        self.wait(lambda: self.js("document.readyState == 'complete' && location.protocol == 'file:'"))
+
+    def size(self, width: int, height: int, is_phone: bool = False) -> None:
+        """The window's size in pixels."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=is_phone,
+        )
+
+    def media(self, kind: str = "", scheme: str = "light") -> None:
+        """Print or screen, light or dark."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=kind, features=features)
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        """A mousePressed, mouseMoved or mouseReleased with the left button."""
+        self.call(
+            "Input.dispatchMouseEvent",
+            type=kind,
+            x=x,
+            y=y,
+            button="left",
+            buttons=0 if kind == "mouseReleased" else 1,
+            clickCount=1,
+        )
+
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        """A touchStart, touchMove or touchEnd."""
+        places = [{"x": x, "y": y} for x, y in points]
+        self.call("Input.dispatchTouchEvent", type=kind, touchPoints=places)
+
+    def press(self, key: str) -> None:
+        """Press and release a key."""
+        text = key if len(key) == 1 else ""
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                text=text if kind == "keyDown" else "",
+                windowsVirtualKeyCode=KEY_CODES.get(key, ord(key[0])),
+            )
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Page]:
+    """A browser with one tab."""
+    to_browser, send = os.pipe()
+    receive, from_browser = os.pipe()
+    # It reads descriptor 3 and writes 4: first out of the way, then each into its place.
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]
+
+    def place_ends() -> None:
+        os.dup2(ends[0], 3)
+        os.dup2(ends[1], 4)
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = subprocess.Popen(
+            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
+            preexec_fn=place_ends,
+            pass_fds=(3, 4),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for end in (to_browser, from_browser, *ends):
+            os.close(end)
+        try:
+            yield Page(send, receive)
+        finally:
+            os.close(send)
+            os.close(receive)
+            process.terminate()
+            process.wait()
