@@ -10,11 +10,24 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+torch.set_num_threads(1)  # as the scripts; with more, tensors this small wait for each other
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMS = ("clip", "phi", "klip")  # one gradient
 VARIANTS = (*FORMS, "kl_scalar")
+# changes that a script does not survive unnoticed
+NO_CLIPPING = (
+    "torch.min(ratio * advantages, clipped_ratio * advantages)",
+    "ratio * advantages",
+)
+NO_STOP_GRADIENT = ("-ratio * advantages, 0.0).detach()", "-ratio * advantages, 0.0)")
+MEAN = (  # as usual, but exact for powers of two only
+    ("(batch.advantages / len(batch.advantages)).double()", "batch.advantages.double()"),
+    ("policy_loss = -objective.sum()", "policy_loss = -objective.mean()"),
+)
 needs_compiler = pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "g++")), reason="--compile needs a C++ compiler"
 )

@@ -2,29 +2,32 @@
 
 import copy
 import sys
-import textwrap
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import FORMS, VARIANTS, load, needs_compiler, script
+from conftest import (
+    FORMS,
+    MEAN,
+    NO_CLIPPING,
+    NO_STOP_GRADIENT,
+    VARIANTS,
+    load,
+    needs_compiler,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 MODULES = {variant: load(variant) for variant in VARIANTS}
-Agent, Args = MODULES["clip"].Agent, MODULES["clip"].Args
-DETACH = ("-ratio * advantages, 0.0).detach()", "-ratio * advantages, 0.0)")
-FLIP = ("kill = side > 0", "kill = side < 0")
-MIN = "torch.min(ratio * advantages, clipped * advantages)"
-DOUBLE = ("advantages = (advantages / len(advantages)).double()", "advantages /= len(advantages)")
-MEAN = (
-    ("advantages = (advantages / len(advantages)).double()", "advantages = advantages.double()"),
-    ("pg_loss = -objective.sum()", "pg_loss = -objective.mean()"),
+Agent, Batch = MODULES["clip"].Agent, MODULES["clip"].Batch
+FLIP = ("kill_set = excess > 0", "kill_set = excess < 0")
+DOUBLE = (
+    "(batch.advantages / len(batch.advantages)).double()",
+    "batch.advantages / len(batch.obs)",
 )
 CONTROLS = {
-    "clip without clipping": ("clip", (MIN, "ratio * advantages")),
-    "klip without stop-gradient": ("klip", DETACH),
+    "clip without clipping": ("clip", NO_CLIPPING),
+    "klip without stop-gradient": ("klip", NO_STOP_GRADIENT),
     "klip with the other kill set": ("klip", FLIP),
     "phi with the other kill set": ("phi", FLIP),
     "one scalar KL": ("kl_scalar",),
@@ -42,20 +45,22 @@ def minibatch(n: int, dtype: torch.dtype = torch.float32, seed: int = 0):
         for weights in agent.parameters():
             weights += 0.05 * torch.randn_like(weights)
         obs = torch.randn(n, 5, dtype=dtype)
-        mean, logstd = old.actor_mean(obs), old.actor_logstd.repeat(n, 1)
+        mean = old.actor_mean(obs)
+        logstd = old.actor_logstd.repeat(n, 1)
         actions = mean + logstd.exp() * torch.randn(n, 3, dtype=dtype)
-        old_logprob, value = old.logprob(mean, actions), old.critic(obs).squeeze(-1)
+        old_logprob = old.logprob(mean, actions)
+        value = old.get_value(obs)
         ratio = (agent.logprob(agent.actor_mean(obs), actions) - old_logprob).exp()
     advantages, returns = torch.randn(2, n, dtype=dtype)
     for sign in (-1, 1):
         for part in (ratio < 0.8, ratio > 1.2, (0.8 < ratio) & (ratio < 1.2)):
             assert (part & (advantages * sign > 0)).any(), "the minibatch lacks a kind of sample"
-    return agent, (obs, actions, old_logprob, mean, logstd, value, advantages, returns)
+    return agent, Batch(obs, actions, old_logprob, mean, logstd, value, advantages, returns)
 
 
 def gradients(module, agent, batch, **args) -> list[torch.Tensor]:
     """The gradient of a script's own loss with respect to every parameter."""
-    loss, _ = module.ppo_loss(agent, module.Args(**args), *batch)
+    loss, _ = module.ppo_loss(agent, module.Args(**args), batch)
     return torch.autograd.grad(loss, [*agent.parameters()])
 
 
@@ -68,11 +73,10 @@ def killed(ratio: torch.Tensor, advantages: torch.Tensor, epsilon: float) -> tor
 def derived(agent, batch, epsilon: float = 0.2) -> list[torch.Tensor]:
     """PPO-Clip's gradient by hand: minus the sum of A / N w grad log pi over all but the kill set,
     for every parameter of the actor."""
-    obs, actions, old_logprob, _, _, _, advantages, _ = batch
-    logprob = agent.logprob(agent.actor_mean(obs), actions)
-    ratio = (logprob - old_logprob).exp().detach()
-    weight = advantages / len(advantages) * ratio
-    weight[killed(ratio, advantages, epsilon)] = 0
+    logprob = agent.logprob(agent.actor_mean(batch.obs), batch.actions)
+    ratio = (logprob - batch.old_logprob).exp().detach()
+    weight = batch.advantages / len(batch.advantages) * ratio
+    weight[killed(ratio, batch.advantages, epsilon)] = 0
     actor = [agent.actor_logstd, *agent.actor_mean.parameters()]
     return torch.autograd.grad(logprob, actor, -weight)
 
@@ -114,23 +118,6 @@ def test_every_parameter_has_one_gradient(args, dtype):
             assert torch.equal(x, y) and torch.equal(x, z) and x.any()
 
 
-def test_the_score_by_hand():
-    """`derived` leans on autograd for grad log pi; here it is written out, for log sigma."""
-    agent, batch = minibatch(100, torch.float64)
-    _, actions, old_logprob, _, _, _, advantages, _ = (x.numpy() for x in batch)
-    with torch.no_grad():
-        mean, sigma = agent.actor_mean(batch[0]).numpy(), agent.actor_logstd.exp().numpy()
-    z = (actions - mean) / sigma
-    ratio = np.exp((-(z**2) / 2 - np.log(sigma * np.sqrt(2 * np.pi))).sum(1) - old_logprob)
-    weight = np.where(ratio > 1.2, np.minimum(advantages, 0), advantages)
-    weight = np.where(ratio < 0.8, np.maximum(weight, 0), weight) * ratio / 100
-    by_hand = -(weight[:, None] * (z**2 - 1)).sum(0)  # d log pi / d log sigma = z^2 - 1
-    np.testing.assert_allclose(derived(agent, batch)[0].numpy(), by_hand, rtol=1e-9)
-    for form in FORMS:  # the first parameter is log sigma
-        got = gradients(MODULES[form], agent, batch)[0].numpy()
-        np.testing.assert_allclose(got, by_hand, rtol=1e-9)
-
-
 def test_control_mean_over_a_minibatch_of_60():
     """Averaging the objective instead of dividing A before it holds for powers of two only."""
     clip, klip = load("clip", *MEAN), load("klip", *MEAN)
@@ -151,18 +138,23 @@ class Stub:
     def actor_mean(self, obs):
         return obs
 
-    critic = actor_mean
-
     def logprob(self, mean, actions):
         return actions.squeeze(-1)
+
+    def get_value(self, obs):
+        return obs.squeeze(-1)
+
+    def entropy(self):
+        return self.actor_logstd.sum()
 
 
 def gradient_by_action(module, agent, args, actions, advantages) -> torch.Tensor:
     """Gradient [N, 1] of a script's objective with respect to the actions [N, 1]."""
     zeros = torch.zeros_like(advantages)
     column = zeros.unsqueeze(-1)
-    samples = (column, actions, zeros, column, column, zeros, advantages, zeros)
-    return -torch.autograd.grad(module.ppo_loss(agent, args, *samples)[0], actions)[0]
+    batch = Batch(column, actions, zeros, column, column, zeros, advantages, zeros)
+    loss, _ = module.ppo_loss(agent, args, batch)
+    return -torch.autograd.grad(loss, actions)[0]
 
 
 def per_sample(module, logratio, advantages, epsilon=0.2, function=gradient_by_action):
@@ -274,39 +266,3 @@ def test_any_ratio_and_any_advantage(samples):
     expected = theory(logratio, advantages)
     for form in FORMS:
         assert torch.equal(per_sample(MODULES[form], logratio, advantages), expected), form
-
-
-def block(variant: str, **names: torch.Tensor) -> SimpleNamespace:
-    """What the lines between a script's markers make of the quantities they read."""
-    source = script(variant).read_text()
-    lines = source.split("# --- policy loss ---\n")[1].split("    # --- end of policy loss ---")[0]
-    scope = names | {"torch": torch}
-    exec(textwrap.dedent(lines), scope)  # noqa: S102 (our own scripts)
-    return SimpleNamespace(**scope)
-
-
-def test_values():
-    """min and Phi are one value, w A + beta log pi another; where Phi and beta stand and how."""
-    torch.manual_seed(0)
-    ratio, advantages = torch.randn(100_000).exp(), torch.randn(100_000)
-    advantages[:100] = 0
-    kill = killed(ratio, advantages, 0.2)
-    names = {"ratio": ratio, "clipped": ratio.clamp(0.8, 1.2), "advantages": advantages.double()}
-    names |= {"kill": kill, "logprob": torch.randn(100_000) - 3}
-    clip, phi, klip = (block(form, **names) for form in FORMS)
-    torch.testing.assert_close(clip.objective, phi.objective, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(clip.objective[~kill], klip.objective[~kill], rtol=0, atol=0)
-    assert ((clip.objective - klip.objective).abs()[kill] > 1e-3).double().mean() > 0.9
-    assert torch.equal(phi.phi > 0, kill) and (phi.phi >= 0).all()
-    assert torch.equal(klip.beta != 0, kill)
-    assert torch.equal(klip.beta[kill].sign(), -advantages[kill].sign().double())
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_partition_it_logs(variant):
-    agent, batch = minibatch(100)
-    _, logged = MODULES[variant].ppo_loss(agent, MODULES[variant].Args(), *batch)
-    logratio, kill, passing = logged[3:]
-    ratio, advantages = logratio.exp(), batch[6]
-    assert torch.equal(kill, killed(ratio, advantages, 0.2))
-    assert torch.equal(passing, killed(ratio, -advantages, 0.2))

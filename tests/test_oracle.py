@@ -233,8 +233,8 @@ def update(variant: str, nets: Nets, adam, samples: Samples, args, beta) -> dict
         for indices in order.chunk(args.num_minibatches):
             s = Samples(*[column[indices] for column in samples])
             w = s.ratio(nets).detach()
-            outside = (w - 1).abs() > args.clip_coef
             kill = kill_set(w, s.advantages, args.clip_coef)
+            passing = kill_set(w, -s.advantages, args.clip_coef)
             p_loss = policy_loss(variant, nets, s, args.clip_coef, beta)
             v_loss = value_loss(nets, s, args)
             entropy = nets.policy(s.obs).entropy().mean()
@@ -242,10 +242,10 @@ def update(variant: str, nets: Nets, adam, samples: Samples, args, beta) -> dict
             logs["losses/value_loss"].append(v_loss)
             logs["losses/entropy"].append(entropy)
             logs["losses/approx_kl"].append((w - 1 - w.log()).mean())
-            logs["losses/clipfrac"].append(outside.double().mean())
-            logs["partition/in"].append((~outside).double().mean())
+            logs["losses/clipfrac"].append(((w - 1).abs() > args.clip_coef).double().mean())
+            logs["partition/in"].append((~kill & ~passing).double().mean())
             logs["partition/kill"].append(kill.double().mean())
-            logs["partition/pass"].append((outside & ~kill).double().mean())
+            logs["partition/pass"].append(passing.double().mean())
 
             adam.zero_grad()
             (p_loss + args.vf_coef * v_loss - args.ent_coef * entropy).backward()
