@@ -455,113 +455,59 @@ def test_other_betas(tmp_path, settings):
     assert differences(MODULES["kl_scalar"], "kl_scalar", tmp_path, settings) == set()
 
 
-# Of every mistake one thing that it changes, the settings that show it, and the mistake.
+# The settings that show a mistake, and the mistake.
 MISTAKES = {
-    "final return over the last 20 %": (
-        "episodic_return",
-        "World",
-        ("0.9 * total_steps", "0.8 * total_steps"),
-    ),
+    "final return over the last 20 %": ("World", ("0.9 * total_steps", "0.8 * total_steps")),
     "one seed for all environments": (
-        "seeds",
         "three environments",
         ("seed=args.seed + n", "seed=args.seed"),
     ),
     "one noise for all environments": (
-        "actions",
         "three environments",
         ("torch.randn(self.actions.shape)", "torch.randn(self.actions.shape)[:, :1]"),
     ),
     "approx_kl is the mean of -log w": (
-        "losses/approx_kl",
         "World",
         ("(logratio.exp() - 1 - logratio).mean()", "-logratio.mean()"),
     ),
-    "clipfrac at 2 epsilon": (
-        "losses/clipfrac",
+    "clipfrac at 2 epsilon": ("World", (".abs() > clip_coef", ".abs() > 2 * clip_coef")),
+    "explained_variance inverted": (
         "World",
-        (".abs() > clip_coef", ".abs() > 2 * clip_coef"),
-    ),
-    "explained variance inverted": (
-        "losses/explained_variance",
-        "World",
-        ("1 - (returns - values).var() / (returns.var() + 1e-8)", "EXPLAINED"),
-        ("EXPLAINED", "1 - returns.var() / ((returns - values).var() + 1e-8)"),
+        ("1 - (returns - values).var() / (returns.var()", "1 - returns.var() / (SQUARES"),
+        ("SQUARES", "(returns - values).var()"),
     ),
     "--target-kl judged on the last minibatch": (
-        "actor_logstd",
         "target KL",
         ("metrics[-args.num_minibatches :]", "metrics[-1:]"),
     ),
     "--target-kl on |w - 1|": (
-        "actor_logstd",
         "target KL",
         ("approx_kl(torch.stack(epoch))", "(torch.stack(epoch).exp() - 1).abs().mean()"),
     ),
-    "torch.manual_seed(1)": (
-        "actions",
-        "World",
-        ("torch.manual_seed(args.seed)", "torch.manual_seed(1)"),
-    ),
+    "torch.manual_seed(1)": ("World", ("manual_seed(args.seed)", "manual_seed(1)")),
     "total steps rounded up": (
-        "global_step",
         "World",
         ("args.total_timesteps // batch_size", "-(-args.total_timesteps // batch_size)"),
     ),
-    "--no-norm-adv ignored": (
-        "actor_logstd",
-        "raw advantages, no annealing",
-        ("if args.norm_adv:", "if True:"),
-    ),
+    "--no-norm-adv ignored": ("raw advantages, no annealing", ("if args.norm_adv:", "if True:")),
     "partition/in and partition/pass swapped": (
-        "partition/in",
         "World",
         ('"partition/in"', '"partition/IN"'),
         ('"partition/pass"', '"partition/in"'),
         ('"partition/IN"', '"partition/pass"'),
     ),
-    "--no-anneal-lr ignored": (
-        "charts/learning_rate",
-        "raw advantages, no annealing",
-        ("if args.anneal_lr:", "if True:"),
-    ),
-    "--no-clip-vloss ignored": (
-        "critic.4.bias",
-        "raw values, entropy bonus",
-        ("if args.clip_vloss:", "if True:"),
-    ),
+    "--no-anneal-lr ignored": ("raw advantages, no annealing", ("if args.anneal_lr:", "if True:")),
+    "--no-clip-vloss ignored": ("raw values, entropy bonus", ("if args.clip_vloss:", "if True:")),
     "a truncation taken for a termination": (
-        "losses/value_loss",
         "World",
         ("np.where(terminations, 0, next_values)", "np.where(dones, 0, next_values)"),
     ),
-    "advantages that reach into the next episode": (
-        "losses/value_loss",
-        "World",
-        ("args.gae_lambda * ~dones", "args.gae_lambda * ~terminations"),
-    ),
-    "discounted returns that run on into the next episode": (
-        "losses/value_loss",
-        "World",
-        ("self.discounted_return[n] = 0\n", "pass\n"),
-    ),
-    "rewards beyond 10 sigma": (
-        "losses/value_loss",
-        "World",
-        ("(runner.rewards / return_std).clip(-10, 10)", "runner.rewards / return_std"),
-    ),
-    "observations beyond 10 sigma": (
-        "actions",
-        "World",
-        ("/ obs_std).clip(-10, 10)", "/ obs_std).clip(-20, 20)"),
-    ),
-    "gradient not clipped": (
-        "actor_logstd",
-        "narrow band, small steps",
-        ("scale.clamp(max=1)", "scale.clamp(min=1, max=1)"),
-    ),
+    "advantages that reach into the next episode": ("World", ("* ~dones", "* ~terminations")),
+    "discounted returns over episodes": ("World", ("self.discounted_return[n] = 0\n", "pass\n")),
+    "rewards beyond 10 sigma": ("World", ("/ return_std).clip(-10, 10)", "/ return_std)")),
+    "observations beyond 10 sigma": ("World", ("obs_std).clip(-10, 10)", "obs_std)")),
+    "gradient not clipped": ("narrow band, small steps", ("grad * scale.clamp(max=1)", "grad")),
     "quantiles of log w": (
-        "ratio/q50",
         "World",
         ("return kl.item(), logratio.exp()", "return kl.item(), logratio"),
     ),
@@ -570,6 +516,5 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_control_a_mistake_is_seen(tmp_path, mistake):
-    what, where, *replacements = mistake
-    module = load("klip", *replacements)
-    assert what in differences(module, "klip", tmp_path, SETTINGS[where])
+    where, *replacements = mistake
+    assert differences(load("klip", *replacements), "klip", tmp_path, SETTINGS[where])
