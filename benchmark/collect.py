@@ -23,6 +23,7 @@ POINTS = 122  # in a curve, as in the paper's figures
 EPISODIC = ("charts/episodic_return", "charts/episodic_length")  # only where an episode ended
 LOGGED = ("losses/kl", "losses/approx_kl", "partition/kill", "partition/pass", "charts/SPS")
 QUANTILES = ("q01", "q10", "q50", "q90", "q99")
+RATIOS = tuple(f"ratio/{quantile}" for quantile in QUANTILES)  # all or, in old runs, none
 CURVES = {  # column of curves.csv: scalar of the event file, significant digits
     "return": ("charts/episodic_return", 5),
     "kl": ("losses/kl", 5),
@@ -117,7 +118,8 @@ def check_result(result: object) -> None:
     for name in NUMBERS:
         value = result.get(name)
         absent = name == "episodic_return" and name in result and value is None
-        if not absent and (type(value) not in (int, float) or not abs(value) < 1e300):
+        finite = type(value) in (int, float) and abs(value) < 1e300
+        if not absent and not finite:
             raise Unusable(f"result.json has {name} {value!r}, which is no finite number")
     if not isinstance(result.get("versions"), dict):
         raise Unusable("result.json names no versions")
@@ -138,7 +140,10 @@ def check_arm(result: dict) -> None:
 
 def check_scalars(scalars: dict[str, dict[int, float]], result: dict, steps: range) -> None:
     """Raise Unusable unless an event file is whole and of the run that wrote result.json."""
-    for tag in LOGGED:
+    tags = LOGGED
+    if scalars.keys() & set(RATIOS):
+        tags += RATIOS
+    for tag in tags:
         found = list(scalars.get(tag, ()))
         if found != list(steps[: len(found) + 1]):
             last = found[-1] if found else 0
@@ -344,7 +349,8 @@ def returns_csv(runs: list[Run]) -> bytes:
         numbers = [in_digits(getattr(run, column), 6) for column in NUMBERS]
         setup = [run.setup[column] for column in SETUP]
         settings = [f"{k}={v}" for k, v in run.setup.items() if k not in SETUP]
-        rows.append([*run.key, *numbers, run.weights_sha256, *setup, " ".join(sorted(settings))])
+        words = " ".join(sorted(settings))
+        rows.append([*run.key, *numbers, run.weights_sha256, *setup, words])
     return to_csv(RETURNS, rows)
 
 
@@ -353,8 +359,10 @@ def curves_csv(runs: list[Run]) -> bytes:
     rows = []
     for run in runs:
         for i, step in enumerate(run.curve["step"]):
-            values = [in_digits(run.curve[c][i], digits) for c, (_, digits) in CURVES.items()]
-            rows.append([*run.key, step, *values])
+            row = [*run.key, step]
+            for column, (_, digits) in CURVES.items():
+                row.append(in_digits(run.curve[column][i], digits))
+            rows.append(row)
     return to_csv(("env_id", "arm", "seed", "step", *CURVES), rows)
 
 
@@ -368,10 +376,13 @@ def agree(runs: list[Run]) -> tuple[list[Run], list[str]]:
     kept = []
     left_out = []
     for run in runs:
-        odd = [k for k in sorted(common | run.setup) if common.get(k) != run.setup.get(k)]
+        odd = []
+        for name in sorted(common | run.setup):
+            ours = run.setup.get(name)
+            if ours != common.get(name):
+                odd.append(f"{name} {ours} instead of {common.get(name)}")
         if odd:
-            parts = [f"{k} {run.setup.get(k)} instead of {common.get(k)}" for k in odd]
-            left_out.append(f"{run.name}: {', '.join(parts)}")
+            left_out.append(f"{run.name}: {', '.join(odd)}")
         else:
             kept.append(run)
     return kept, left_out
@@ -410,6 +421,10 @@ class Results:
         """Final return by seed, of the runs that have one."""
         cell = self.cell(env_id, arm)
         return {run.seed: run.episodic_return for run in cell if not np.isnan(run.episodic_return)}
+
+    def values(self, env_id: str, arm: str) -> np.ndarray:
+        """The same without the seeds."""
+        return np.array(list(self.returns(env_id, arm).values()))
 
     def curves(self, env_id: str, arm: str, column: str) -> np.ndarray:
         """One column of the curves, [seeds, points]."""

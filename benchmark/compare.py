@@ -24,14 +24,17 @@ def mean(x: np.ndarray) -> Estimate:
     """The mean of x [seeds]."""
     if len(x) < 2:
         return Estimate(x.mean(), np.nan, np.nan)
-    half = stats.t.ppf(0.975, len(x) - 1) * stats.sem(x)
-    return Estimate(x.mean(), x.mean() - half, x.mean() + half)
+    center = x.mean()
+    half = stats.sem(x) * stats.t.ppf(0.975, len(x) - 1)
+    return Estimate(center, center - half, center + half)
 
 
 def difference(x: np.ndarray, y: np.ndarray) -> Estimate:
     """Mean of x minus mean of y, of unequal variance (Welch 1947)."""
     value = x.mean() - y.mean()
-    if len(x) < 2 or len(y) < 2 or x.std() + y.std() == 0:
+    fewest = min(len(x), len(y))
+    spread = x.std() + y.std()
+    if fewest < 2 or spread == 0:
         return Estimate(value, np.nan, np.nan)
     interval = stats.ttest_ind(x, y, equal_var=False).confidence_interval()
     return Estimate(value, interval.low, interval.high)
@@ -41,19 +44,20 @@ def sign_flip(x: np.ndarray) -> float:
     """Exact two-sided p of the mean of x [pairs], had each difference either sign alike."""
     if len(x) < 2:
         return np.nan
-    return stats.permutation_test((x,), np.mean, permutation_type="samples", n_resamples=1e5).pvalue
+    test = stats.permutation_test((x,), np.mean, permutation_type="samples", n_resamples=1e5)
+    return test.pvalue
 
 
 def aggregate(samples: list[np.ndarray], less: list[np.ndarray] | None = None) -> Estimate:
     """Mean over tasks of the mean over seeds, from one array [seeds] per task; with `less` of
     another arm, minus the same of that. The bootstrap is stratified: it draws within each task."""
-    less = less or []
-    weights = [1 / len(samples)] * len(samples) + [-1 / len(samples)] * len(less)
+    tasks = len(samples)
+    data = [*samples, *(less or [])]
 
     def statistic(*arrays: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sum(w * x.mean(axis) for w, x in zip(weights, arrays))
+        means = [x.mean(axis) for x in arrays]
+        return (sum(means[:tasks]) - sum(means[tasks:])) / tasks
 
-    data = (*samples, *less)
     value = statistic(*data)
     if min(map(len, data)) < 2:
         return Estimate(value, np.nan, np.nan)

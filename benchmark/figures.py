@@ -3,17 +3,18 @@
 import io
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import arms
 import collect
 import matplotlib
 import numpy as np
+from choose import typical
 from collect import Results, Run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
+from scipy.stats import gmean
 
 matplotlib.rcParams.update(
     {
@@ -35,7 +36,16 @@ LINES = {
     "kl_adaptive": {"color": "#CC79A7", "lw": 1.6},
 }
 GREY = {"color": "0.6", "lw": 1.0, "zorder": 1}
-PAPER_DASHES = {"clip": "-", "kl_fixed": (0, (4, 2)), "kl_adaptive": (0, (1, 1))}
+DOT = {"marker": "o", "ls": "", "ms": 5, "mew": 0, "alpha": 0.65}
+PAPER_DASHES = {
+    "clip": "-",
+    "kl_fixed": (0, (4, 2)),
+    "kl_adaptive": (0, (1, 1)),
+}
+SETS = {
+    "kill": {"color": "#0072B2", "lw": 1.8},
+    "pass": {"color": "#E69F00", "lw": 1.8},
+}
 
 
 def to_bytes(figure: Figure, suffix: str) -> bytes:
@@ -121,18 +131,18 @@ def add_legend(axis: Axes, handles: list[Line2D]) -> None:
     axis.legend(handles=handles, loc="center left", handlelength=3.4, frameon=False)
 
 
-def learning_curves(results: Results, paper: Path) -> Figure:
-    """Return over training, with the paper's mean."""
+def learning_curves(results: Results, paper: list[dict[str, str]]) -> Figure:
+    """Return over training, with the points of the paper's curves."""
     figure, axes, handles = arm_curves(results, "return")
-    points = collect.read_csv(paper / "curves.csv")
     last = max(run.curve["step"][-1] for run in results.runs)
+    points = [point for point in paper if int(point["step"]) <= last]
     for axis, env_id in zip(axes, results.envs):
         axis.set_ylabel("return")
         for arm, dashes in PAPER_DASHES.items():
-            theirs = [p for p in points if (p["env_id"], p["arm"]) == (env_id, arm)]
-            theirs = [p for p in theirs if int(p["step"]) <= last]
-            steps = [int(p["step"]) for p in theirs]
-            axis.plot(steps, [float(p["mean"]) for p in theirs], ls=dashes, **GREY)
+            theirs = [p for p in points if p["env_id"] == env_id and p["arm"] == arm]
+            steps = [int(point["step"]) for point in theirs]
+            means = [float(point["mean"]) for point in theirs]
+            axis.plot(steps, means, ls=dashes, **GREY)
     for arm, dashes in PAPER_DASHES.items():
         handles.append(entry(f"the paper's {label(arm)}", ls=dashes, **GREY))
     add_legend(axes[-1], handles)
@@ -150,19 +160,17 @@ def kl(results: Results) -> Figure:
     return figure
 
 
-def partition(results: Results, paper: Path) -> Figure:
-    """Kill and pass fraction of the clip over training."""
+def partition(results: Results, paper: dict[str, float]) -> Figure:
+    """Kill and pass fraction of the clip over training; `paper` is the paper's mean kill by task."""
     figure, axes = task_panels(results.envs)
-    sets = {"kill": {"color": "#0072B2", "lw": 1.8}, "pass": {"color": "#E69F00", "lw": 1.8}}
-    theirs = {(row["env_id"], row["arm"]): row for row in collect.read_csv(paper / "table.csv")}
     for axis, env_id in zip(axes, results.envs):
-        for name, style in sets.items():
+        for name, style in SETS.items():
             draw_seeds(axis, results, env_id, "clip", name, **style)
-        if (env_id, "clip") in theirs:
-            axis.axhline(float(theirs[env_id, "clip"]["kill_mean"]), **GREY)
+        if env_id in paper:
+            axis.axhline(paper[env_id], **GREY)
         axis.set_ylim(bottom=0)
         axis.set_ylabel("fraction of samples")
-    handles = [entry(f"{name}, PPO-Clip", **style) for name, style in sets.items()]
+    handles = [entry(f"{name}, PPO-Clip", **style) for name, style in SETS.items()]
     handles.append(entry("kill, the paper's mean", **GREY))
     add_legend(axes[-1], handles)
     return figure
@@ -180,9 +188,9 @@ def dots(results: Results) -> Figure:
     axes = figure.subplots(1, len(envs), sharey=True, squeeze=False)[0]
     for axis, env_id in zip(axes, envs):
         for row, arm in enumerate(names):
-            x = np.array(list(results.returns(env_id, arm).values()))
+            x = results.values(env_id, arm)
             if len(x):
-                axis.plot(x, np.full(len(x), row), "o", color=color(arm), ms=5, alpha=0.6, mew=0)
+                axis.plot(x, [row] * len(x), color=color(arm), **DOT)
                 axis.plot(x.mean(), row, "|", color="black", ms=13, mew=1.6)
                 if arm == "clip":
                     axis.axvline(x.mean(), ls=(0, (2, 2)), **GREY)
@@ -209,9 +217,9 @@ def over_setting(axis: Axes, results: Results, env_id: str, base: str, value: Ca
         if arms.parse(arm).base == base and runs:
             y = [value(run) for run in runs]
             x = arms.parse(arm).value
-            axis.plot([x] * len(y), y, "o", color=color(base), ms=5, alpha=0.7, mew=0)
+            axis.plot([x] * len(y), y, color=color(base), **DOT)
             means[x] = np.mean(y)
-    axis.plot(list(means), list(means.values()), color=color(base), lw=1.2)
+    axis.plot(means.keys(), means.values(), color=color(base), lw=1.2)
     axis.set_xscale("log")
     axis.set_xticks(list(means), [f"{x:g}" for x in means])
     axis.tick_params(axis="x", which="minor", length=0, labelbottom=False)
@@ -248,13 +256,13 @@ def sweep(tuning: Results, swept: dict[str, list[str]]) -> Figure:
     )
     for column, base in zip(axes.T, swept):
         column[0].set_title(family(base))
-        for env_id, upper, lower in zip(envs, column[::2], column[1::2]):
-            over_setting(upper, tuning, env_id, base, final_return)
-            over_setting(lower, tuning, env_id, base, median_kl)
-            lower.set_yscale("log")
-    for env_id, upper, lower in zip(envs, axes[::2, 0], axes[1::2, 0]):
-        upper.set_ylabel(f"{env_id}\nfinal return")
-        lower.set_ylabel("KL")
+        for i, env_id in enumerate(envs):
+            over_setting(column[2 * i], tuning, env_id, base, final_return)
+            over_setting(column[2 * i + 1], tuning, env_id, base, median_kl)
+            column[2 * i + 1].set_yscale("log")
+    for i, env_id in enumerate(envs):
+        axes[2 * i, 0].set_ylabel(f"{env_id}\nfinal return")
+        axes[2 * i + 1, 0].set_ylabel("KL")
     grey = entry("mean of PPO-Clip at ε = 0.2", **GREY)
     figure.legend(handles=[grey], loc="outside lower center", frameon=False)
     return figure
@@ -268,22 +276,18 @@ def drawable(curves: np.ndarray) -> np.ndarray:
     return np.clip(curves, 1e-30, 1e30)
 
 
-def geometric_mean(curves: np.ndarray) -> np.ndarray:
-    """Mean over seeds of curves [seeds, points] that differ by factors."""
-    return np.exp(np.log(curves).mean(0))
-
-
 def ratio_quantiles(axis: Axes, results: Results, env_id: str, arm: str) -> None:
     """Quantiles of w over training: bands of their mean over runs, thin lines for each run."""
     steps = results.cell(env_id, arm)[0].curve["step"]
     means = {}
     for quantile in collect.QUANTILES:
         curves = drawable(results.curves(env_id, arm, quantile))
-        means[quantile] = geometric_mean(curves)
+        means[quantile] = gmean(curves)
         for curve in curves:
             axis.plot(steps, curve, color=color(arm), lw=0.4, alpha=0.6)
-    axis.fill_between(steps, means["q01"], means["q99"], color=color(arm), alpha=0.25, lw=0)
-    axis.fill_between(steps, means["q10"], means["q90"], color=color(arm), alpha=0.5, lw=0)
+    band = {"color": color(arm), "lw": 0}
+    axis.fill_between(steps, means["q01"], means["q99"], alpha=0.25, **band)
+    axis.fill_between(steps, means["q10"], means["q90"], alpha=0.5, **band)
     axis.plot(steps, means["q50"], color="black", lw=1)
     for edge in (0.8, 1.2):
         axis.axhline(edge, color="0.3", lw=0.6, ls=(0, (4, 2)))
@@ -294,8 +298,8 @@ def kl_and_estimate(axis: Axes, results: Results, env_id: str, names: list[str])
     for arm in names:
         steps = results.cell(env_id, arm)[0].curve["step"]
         for column, dashes in (("kl", "-"), ("approx_kl", (0, (2, 1.5)))):
-            mean = geometric_mean(drawable(results.curves(env_id, arm, column)))
-            axis.plot(steps, mean, color=color(arm), ls=dashes, lw=1.4)
+            curves = drawable(results.curves(env_id, arm, column))
+            axis.plot(steps, gmean(curves), color=color(arm), ls=dashes, lw=1.4)
 
 
 def why(results: Results, panels: dict[str, list[str]]) -> Figure:
@@ -317,7 +321,8 @@ def why(results: Results, panels: dict[str, list[str]]) -> Figure:
             axis.yaxis.set_minor_formatter("")
         for axis, arm in zip(row, names):
             ratio_quantiles(axis, results, env_id, arm)
-            axis.set_title(label(arm))
+            reached = typical([run.median_kl for run in results.cell(env_id, arm)])
+            axis.set_title(f"{label(arm)}: KL {reached:.2g}")
         for axis in row[len(names) : -1]:
             axis.axis("off")
         row[0].set_ylabel(f"{env_id}\nratio w")

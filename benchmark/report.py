@@ -20,15 +20,12 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import arms
 import numpy as np
 
 PAPER = Path(__file__).resolve().parent / "paper"
-TUNING_SEEDS = (11, 12, 13)  # choose a setting, and count for nothing else
-FORM_NAMES = ", ".join(arms.FORMS)
-Cell = tuple[str, str]  # task and arm
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -43,9 +40,11 @@ if __name__ == "__main__":
         if not importlib.util.find_spec(package):
             fail(f"the report needs {package}: pip install {package}", 1)
 
+import choose
 import collect
 import compare
 import figures
+from choose import Cell, Data, cells_of
 from collect import Results, Run, Unusable
 from compare import Estimate
 from matplotlib.figure import Figure
@@ -81,26 +80,10 @@ def with_interval(estimate: Estimate, digits: int = 0, sign: str = "+") -> str:
     return f"{fixed(estimate.value, digits, sign)} ({interval(estimate, digits)})"
 
 
-def values(results: Results, env_id: str, arm: str) -> np.ndarray:
-    """Final returns [seeds]."""
-    return np.array(list(results.returns(env_id, arm).values()))
-
-
-def typical(numbers: list[float]) -> float:
-    """Geometric mean of positive numbers, as of KLs that differ by factors."""
-    return float(np.exp(np.mean(np.log(np.maximum(numbers, 1e-30)))))
-
-
 def paper_table() -> dict[Cell, dict[str, str]]:
     """The paper's results."""
     rows = collect.read_csv(PAPER / "table.csv")
     return {(row["env_id"], row["arm"]): row for row in rows}
-
-
-def cells_of(results: Results) -> list[Cell]:
-    """Every task and arm of which there is a run."""
-    pairs = [(env_id, arm) for env_id in results.envs for arm in results.arms]
-    return [pair for pair in pairs if results.cell(*pair)]
 
 
 # ---- sections; each is "" where there are no data
@@ -147,21 +130,11 @@ def verdict(forms: dict[str, Run]) -> str:
     return ("; ".join(parts) or "identical") + note
 
 
-def form_cells(results: Results) -> dict[tuple, dict[str, Run]]:
-    """The runs of the forms of one gradient, by name, by task, epsilon and seed."""
-    cells: dict[tuple, dict[str, Run]] = {}
-    for run in results.runs:
-        arm = arms.parse(run.arm)
-        if arm.base in arms.FORMS:
-            cells.setdefault((run.env_id, arm.value, run.seed), {})[arm.base] = run
-    return cells
-
-
 def identity(results: Results) -> str:
     """Do the forms of one gradient end in the same weights?"""
     rows = []
     verdicts = []
-    for (env_id, epsilon, seed), forms in form_cells(results).items():
+    for (env_id, epsilon, seed), forms in choose.form_cells(results).items():
         if len(forms) > 1:
             words = verdict(forms)
             sha256 = next(iter(forms.values())).weights_sha256[:12]
@@ -184,40 +157,16 @@ def identity(results: Results) -> str:
     return f"{text}\n{table(header, rows)}"
 
 
-def without_copies(results: Results) -> Results:
-    """Without the runs of Φ and β_t whose weights are those of the clip."""
-    cells = form_cells(results)
-    copies = set()
-    for forms in cells.values():
-        for run in forms.values():
-            clip = forms.get("clip", run)
-            if run is not clip and run.weights_sha256 == clip.weights_sha256:
-                copies.add(run.key)
-    return results.only(lambda run: run.key not in copies)
-
-
-def with_equal_seeds(results: Results) -> Results:
-    """The paper's arms; Φ and β_t only where they have the seeds of the clip, lest their means
-    differ for no other reason."""
-    kept = []
-    for env_id, arm in cells_of(results):
-        seeds = [run.seed for run in results.cell(env_id, arm)]
-        clips = [run.seed for run in results.cell(env_id, "clip")]
-        if arm in arms.PAPER and (arm not in arms.FORMS or seeds == clips or not clips):
-            kept += results.cell(env_id, arm)
-    return Results(kept)
-
-
 def returns_table(results: Results, cells: list[Cell], paper: dict[Cell, dict]) -> str:
     """Final returns, and what the update did, by task and arm; beside the paper's, if given."""
     rows = []
     for env_id, arm in cells:
-        x = values(results, env_id, arm)
+        x = results.values(env_id, arm)
         runs = results.cell(env_id, arm)
         row = [env_id, label(arm), ", ".join(map(fixed, x)) or "no episode ended in time"]
         row.append(f"{fixed(x.mean())} ± {x.std():.0f}" if len(x) > 1 else "–")
         row.append(interval(compare.mean(x)) if len(x) > 1 else "–")
-        row.append(f"{typical([run.median_kl for run in runs]):.2g}")
+        row.append(f"{choose.typical([run.median_kl for run in runs]):.2g}")
         row.append(f"{np.mean([run.kill_fraction for run in runs]):.3f}")
         theirs = paper.get((env_id, arm))
         if paper:
@@ -234,7 +183,7 @@ def difference_row(results: Results, env_id: str, arm: str) -> list:
     clip = results.returns(env_id, "clip")
     seeds = sorted(ours.keys() & clip.keys())
     pairs = np.array([ours[seed] - clip[seed] for seed in seeds])
-    welch = compare.difference(values(results, env_id, arm), values(results, env_id, "clip"))
+    welch = compare.difference(results.values(env_id, arm), results.values(env_id, "clip"))
     row = [env_id, label(arm), with_interval(welch), len(pairs)]
     if not len(pairs):
         return [*row, "–", "–"]
@@ -254,12 +203,12 @@ def differences_table(results: Results, cells: list[Cell]) -> str:
 
 def aggregate_table(results: Results, names: list[str]) -> str:
     """Returns over all tasks, in units of the clip's, of the arms that have run on all of them."""
-    clips = {env_id: values(results, env_id, "clip") for env_id in results.envs}
+    clips = {env_id: results.values(env_id, "clip") for env_id in results.envs}
     if not all(len(x) and x.mean() > 0 for x in clips.values()):
         return ""
     normalised = {}
     for arm in names:
-        samples = [values(results, env_id, arm) / x.mean() for env_id, x in clips.items()]
+        samples = [results.values(env_id, arm) / x.mean() for env_id, x in clips.items()]
         if all(len(x) for x in samples):
             normalised[arm] = samples
     rows = []
@@ -344,62 +293,7 @@ point of the curves; the paper's is of one iteration, and so a little higher.
 # ---- the sweep
 
 
-def settings_of(results: Results, env_id: str, base: str) -> list[str]:
-    """The arms of one name that have run on a task with the largest number of seeds."""
-    names = [arm for arm in results.arms if arms.parse(arm).base == base]
-    counts = {arm: len(results.returns(env_id, arm)) for arm in names}
-    most = max(counts.values(), default=0)
-    return [arm for arm in names if counts[arm] == most > 0]
-
-
-def best_setting(tuning: Results, envs: list[str], base: str) -> str | None:
-    """The setting with the highest mean over tasks, each in units of the default clip's return."""
-    candidates = [set(settings_of(tuning, env_id, base)) for env_id in envs]
-    scores = {}
-    for arm in sorted(set.intersection(*candidates)):
-        score = 0.0
-        for env_id in envs:
-            clip = values(tuning, env_id, "clip")
-            unit = abs(clip.mean()) if len(clip) else 1.0
-            score += values(tuning, env_id, arm).mean() / unit
-        scores[arm] = score
-    return max(scores, key=scores.get, default=None)
-
-
-def swept(tuning: Results) -> dict[str, list[str]]:
-    """The tasks on which more than one setting has run, by the name of the arm."""
-    bases = dict.fromkeys(arms.parse(arm).base for arm in tuning.arms)
-    tasks = {}
-    for base in bases:
-        envs = [env_id for env_id in tuning.envs if len(settings_of(tuning, env_id, base)) > 1]
-        if envs:
-            tasks[base] = envs
-    return tasks
-
-
-class Choice(NamedTuple):
-    """What the tuning seeds say of one arm on one task."""
-
-    env_id: str
-    base: str
-    tried: int
-    best: str
-    single: str  # the best on all tasks it was swept on
-
-
-def choose(tuning: Results) -> list[Choice]:
-    """The best settings, by task and arm."""
-    choices = []
-    for base, envs in swept(tuning).items():
-        single = best_setting(tuning, envs, base)
-        for env_id in envs:
-            best = best_setting(tuning, [env_id], base)
-            tried = len(settings_of(tuning, env_id, base))
-            choices.append(Choice(env_id, base, tried, best, single or best))
-    return choices
-
-
-def choice_table(choices: list[Choice]) -> str:
+def choice_table(choices: list[choose.Choice]) -> str:
     """Which settings were chosen."""
     rows = []
     for choice in choices:
@@ -410,13 +304,14 @@ def choice_table(choices: list[Choice]) -> str:
 
 def sweep_section(tuning: Results, test: Results) -> str:
     """Every arm at its best: which setting, and what it reaches on the test seeds."""
-    choices = choose(tuning)
+    choices = choose.choose_settings(tuning)
     text = "## Sweep: every arm at its best\n"
     if choices:
         seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in tuning.runs}))
         text += f"""
-Chosen by the mean return on the tuning seeds ({seeds}), which count in no other table; over
-several tasks by the mean of the returns in units of the default clip's.
+Chosen by the mean return on the tuning seeds ({seeds}), which count in no other table, as far as
+all settings of an arm have them; over several tasks by the sum of the returns in units of the
+default clip's.
 
 ![Return and KL over the setting, all seeds](sweep.png)
 
@@ -424,8 +319,9 @@ several tasks by the mean of the returns in units of the default clip's.
     if tuning.runs:
         text += f"\n### On the tuning seeds\n\n{returns_table(tuning, cells_of(tuning), {})}"
     envs = {choice.env_id for choice in choices}
-    chosen = {(c.env_id, c.best) for c in choices} | {(c.env_id, c.single) for c in choices}
-    wanted = [cell for cell in cells_of(test) if cell in chosen or is_setting(cell[1])]
+    chosen = {(choice.env_id, choice.best) for choice in choices}
+    chosen |= {(choice.env_id, choice.single) for choice in choices}
+    wanted = [cell for cell in cells_of(test) if cell in chosen or choose.is_setting(cell[1])]
     envs |= {env_id for env_id, _ in wanted}
     if wanted:
         own = test.only(lambda run: run.env_id in envs)
@@ -438,25 +334,12 @@ several tasks by the mean of the returns in units of the default clip's.
     return text if tuning.runs or wanted else ""
 
 
-def is_setting(name: str) -> bool:
-    """Whether an arm is one of the paper's at another setting than its default."""
-    arm = arms.parse(name)
-    return not arm.is_shape and arm.name != arm.base
-
-
 # ---- shapes, and why
-
-
-def beside_shapes(results: Results) -> Results:
-    """The runs of shapes, and of the clip on the same tasks."""
-    shapes = results.only(lambda run: arms.parse(run.arm).is_shape)
-    names = ("clip", *shapes.arms)
-    return results.only(lambda run: run.env_id in shapes.envs and run.arm in names)
 
 
 def shapes_section(results: Results) -> str:
     """Other clipping rules beside the clip."""
-    own = beside_shapes(results)
+    own = choose.beside_shapes(results)
     if not own.runs:
         return ""
     number = sum(arm != "clip" for _, arm in cells_of(own))
@@ -470,30 +353,6 @@ Each is a policy-loss block in shapes/rules. Of {number} differences, some {numb
 {comparison(own, cells_of(own), own.arms, {})}"""
 
 
-def has_ratios(run: Run) -> bool:
-    """Whether a run logged the quantiles of its ratios."""
-    return not np.isnan(run.curve["q50"]).all()
-
-
-def matched(results: Results, env_id: str) -> list[str]:
-    """The clip, and of each scalar baseline the setting whose KL on a task is nearest to its."""
-    clip = results.cell(env_id, "clip")
-    if not clip:
-        return []
-    aim = math.log(typical([run.median_kl for run in clip]))
-    chosen = ["clip"]
-    for base in ("kl_fixed", "kl_adaptive"):
-        distance = {}
-        for arm in results.arms:
-            runs = results.cell(env_id, arm)
-            if arms.parse(arm).base == base and runs:
-                kl = typical([run.median_kl for run in runs])
-                distance[arm] = abs(math.log(kl) - aim)
-        if distance:
-            chosen.append(min(distance, key=distance.get))
-    return chosen if len(chosen) > 1 else []
-
-
 def why_section(results: Results, panels: dict[str, list[str]]) -> str:
     """The tail of the ratios behind one mean KL."""
     if not panels:
@@ -502,22 +361,14 @@ def why_section(results: Results, panels: dict[str, list[str]]) -> str:
     for env_id, names in panels.items():
         for arm in names:
             runs = results.cell(env_id, arm)
-            middle = {c: typical([np.median(run.curve[c]) for run in runs]) for c in collect.CURVES}
             row = [env_id, label(arm), len(runs)]
-            row += [f"{middle[c]:.2g}" for c in ("kl", "approx_kl", "q01", "q10", "q90", "q99")]
-            x = values(results, env_id, arm)
+            for column in ("kl", "approx_kl", "q01", "q10", "q90", "q99"):
+                medians = [np.median(run.curve[column]) for run in runs]
+                row.append(f"{choose.typical(medians):.2g}")
+            x = results.values(env_id, arm)
             rows.append([*row, fixed(x.mean()) if len(x) else "–"])
-    header = [
-        "task",
-        "arm",
-        "runs",
-        "KL",
-        "mean of w − 1 − log w",
-        "w: 1 %",
-        "10 %",
-        "90 %",
-        "99 %",
-    ]
+    header = ["task", "arm", "runs", "KL", "mean of w − 1 − log w"]
+    header += ["w: 1 %", "10 %", "90 %", "99 %", "final return"]
     return f"""## Why: the ratios behind a mean KL
 
 Quantiles of the ratio w over the rollout at the end of an iteration, where the KL is measured,
@@ -527,42 +378,10 @@ Medians over training, geometric means over runs, tuning seeds included.
 
 ![Quantiles of the ratio over training](why.png)
 
-{table([*header, "final return"], rows)}"""
+{table(header, rows)}"""
 
 
 # ---- all of it
-
-
-class Data(NamedTuple):
-    """The runs, sorted by what they are for."""
-
-    every: Results
-    paper: Results  # the paper's arms on test seeds
-    test: Results  # this and the next two hold the clip's runs for all three forms
-    tuning: Results
-    logged: Results  # with quantiles of the ratios
-    panels: dict[str, list[str]]  # task: arms of about one KL
-
-
-def sort_runs(runs: list[Run]) -> Data:
-    """Which run is for what."""
-    every = Results(runs)
-    distinct = without_copies(every)
-    logged = distinct.only(has_ratios)
-    panels = {env_id: matched(logged, env_id) for env_id in logged.envs}
-    return Data(
-        every=every,
-        paper=with_equal_seeds(every.only(is_test)),
-        test=distinct.only(is_test),
-        tuning=distinct.only(lambda run: not is_test(run)),
-        logged=logged,
-        panels={env_id: names for env_id, names in panels.items() if names},
-    )
-
-
-def is_test(run: Run) -> bool:
-    """Whether a run has a test seed."""
-    return run.seed not in TUNING_SEEDS
 
 
 def markdown(data: Data, left_out: list[str]) -> str:
@@ -586,15 +405,18 @@ def draw(data: Data) -> dict[str, Figure]:
     drawn = {}
     if data.paper.runs:
         drawn["returns"] = figures.dots(data.paper)
-        drawn["learning_curves"] = figures.learning_curves(data.paper, PAPER)
+        points = collect.read_csv(PAPER / "curves.csv")
+        drawn["learning_curves"] = figures.learning_curves(data.paper, points)
         drawn["kl"] = figures.kl(data.paper)
     clip = data.test.only(lambda run: run.arm == "clip")
     if clip.runs:
-        drawn["partition"] = figures.partition(clip, PAPER)
-    tasks = swept(data.tuning)
+        rows = paper_table().items()
+        theirs = {env_id: float(row["kill_mean"]) for (env_id, arm), row in rows if arm == "clip"}
+        drawn["partition"] = figures.partition(clip, theirs)
+    tasks = choose.swept(data.tuning)
     if tasks:
         drawn["sweep"] = figures.sweep(data.tuning, tasks)
-    shapes = beside_shapes(data.test)
+    shapes = choose.beside_shapes(data.test)
     if shapes.runs:
         drawn["shapes"] = figures.dots(shapes)
     if data.panels:
@@ -604,7 +426,7 @@ def draw(data: Data) -> dict[str, Figure]:
 
 def build(runs: list[Run], left_out: list[str]) -> dict[str, bytes]:
     """Every file of the report, by name."""
-    data = sort_runs(runs)
+    data = choose.sort_runs(runs)
     files = {
         "returns.csv": collect.returns_csv(data.every.runs),
         "curves.csv": collect.curves_csv(data.every.runs),
