@@ -17,12 +17,12 @@ ROOT = DOCS.parent
 SOURCE = DOCS / "source"
 sys.path.insert(0, str(ROOT / "shapes"))
 
-import curves  # noqa: E402
-import insert  # noqa: E402
-import listing  # noqa: E402
-import markers  # noqa: E402
-import slide  # noqa: E402
-from draw import describe, load  # noqa: E402
+import curves
+import insert
+import listing
+import markers
+import slide
+from draw import describe, load
 
 FORMS = {"clip": "min", "phi": "Φ", "klip": "β<sub>t</sub>", "kl_scalar": "scalar β"}
 JAVASCRIPT = ("state", "chart", "script", "sample", "predict", "scalar", "compare", "main")
@@ -119,7 +119,7 @@ def rule_options() -> str:
 
 def form_options() -> str:
     """The four scripts as options."""
-    names = {name: re.sub("<.*?>", "", title) for name, title in FORMS.items()}
+    names = {name: re.sub("<sub>(.*)</sub>", r"_\1", title) for name, title in FORMS.items()}
     return "".join(
         f'<option value="{name}">ppo_{name}_continuous.py ({title})</option>\n'
         for name, title in names.items()
@@ -143,7 +143,8 @@ def build() -> dict[str, str]:
     """The text of every file that is built, by name."""
     data = numbers()
     lines = {name: block[1:] for name, block in aligned_blocks().items() if name != "kl_scalar"}
-    forms = [("min", lines["clip"]), ("Φ", lines["phi"]), ("β", lines["klip"])]
+    beta_t = 'β<tspan font-size="18" dy="5">t</tspan>'
+    forms = [("min", lines["clip"]), ("Φ", lines["phi"]), (beta_t, lines["klip"])]
     svg = slide.draw([(name, [line[4:] for line in block]) for name, block in forms], data)
     javascript = [(SOURCE / f"{name}.js").read_text(encoding="utf-8") for name in JAVASCRIPT]
     names = [*FORMS, *insert.names(), *insert.exercises()]

@@ -4,6 +4,7 @@ Everything is computed in float64 and rounded, so that the page is the same on e
 """
 
 import math
+from statistics import NormalDist
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -18,9 +19,9 @@ SCALE = 10_000  # curves are stored as whole numbers of 1 / SCALE
 
 # Part 4: one state, one action dimension, a policy that has moved, and many samples of the old one.
 NUM_SAMPLES = 60
-BETAS = [0.25 * i for i in range(17)]  # 0 to 4
+BETAS = [0.25 * i for i in range(13)]  # 0 to 3
 OLD_MEAN, OLD_LOGSTD = 0.0, 0.0
-NEW_MEAN, NEW_LOGSTD = 0.3, -0.15
+NEW_MEAN, NEW_LOGSTD = 0.25, -0.12
 
 Distribution.set_default_validate_args(False)  # its checks branch on values, which vmap cannot
 
@@ -159,9 +160,11 @@ def pushes(
 
 def cloud(klip: ModuleType, scalar: ModuleType) -> dict:
     """Part 4: the pushes of many samples under beta_t and under every scalar beta."""
-    rng = np.random.default_rng(1)
-    actions = rng.normal(OLD_MEAN, math.exp(OLD_LOGSTD), NUM_SAMPLES)
-    advantages = actions + rng.normal(size=NUM_SAMPLES)  # larger actions are a little better
+    normal = NormalDist(OLD_MEAN, math.exp(OLD_LOGSTD))
+    quantiles = [normal.inv_cdf((i + 0.5) / NUM_SAMPLES) for i in range(NUM_SAMPLES)]
+    actions = np.array(quantiles)  # of the old policy, and none of them extreme
+    noise = np.random.default_rng(1).normal(size=NUM_SAMPLES)
+    advantages = 0.5 * actions + noise  # larger actions are a little better
     advantages = (advantages - advantages.mean()) / advantages.std()
     samples = (torch.tensor(actions), torch.tensor(advantages))
     by_beta_t, metrics = pushes(klip, *samples)

@@ -68,6 +68,13 @@ def pieces(source: str) -> list[list[tuple[str, str]]]:
     return found
 
 
+def blank(text: str, next_class: str) -> str:
+    """A blank; what `align` added to it is a span, which narrow screens hide."""
+    if len(text) == 1 or next_class == "comment":
+        return text
+    return f'{text[0]}<span class="pad">{text[1:]}</span>'
+
+
 def keep_operators(parts: list[tuple[str, str]]) -> str:
     """A line's HTML, in which an operator stays with what follows, so that it wraps before it."""
     html = ""
@@ -79,7 +86,7 @@ def keep_operators(parts: list[tuple[str, str]]) -> str:
         if is_open and is_blank and not after_operator:
             html += "</span>"
             is_open = False
-        html += span(text, name)
+        html += blank(text, parts[i + 1][1]) if is_blank else span(text, name)
         if before_operator and not is_open:
             html += '<span class="keep">'
             is_open = True

@@ -1,6 +1,7 @@
 """slide.svg, 16:9: the blocks of the three forms, and the coefficient they share."""
 
 from html import escape
+from itertools import pairwise
 
 import listing
 import numpy as np
@@ -36,7 +37,7 @@ def unbroken(values: np.ndarray) -> list[range]:
     jumps = steps > 0.05 + 4 * np.maximum(before, after)
     jumps[0] = False  # which has one neighbour only, itself
     edges = [0, *(np.flatnonzero(jumps) + 1).tolist(), len(values)]
-    return [range(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(edges)]
 
 
 class Panel:
@@ -155,8 +156,8 @@ def draw(forms: list[tuple[str, list[str]]], tables: dict) -> str:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
         '<text x="40" y="46" font-size="30" font-weight="bold">Three losses, one gradient</text>'
         f"{blocks(forms)}"
-        f"{panel(Panel(76, 360, 540, 290), tables, 1.0, good)}"
-        f"{panel(Panel(700, 360, 540, 290), tables, -1.0, bad)}"
+        f"{panel(Panel(76, 322, 540, 328), tables, 1.0, good)}"
+        f"{panel(Panel(700, 322, 540, 328), tables, -1.0, bad)}"
         '<text x="640" y="708" font-size="22" text-anchor="middle">ratio w; three curves, widest:'
         " min, then Φ, thinnest: β, one upon the other</text>"
         "</svg>\n"

@@ -96,7 +96,9 @@ class Page:
         """Load the page afresh with this state in its address."""
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=f"{path.as_uri()}#{state}")
-        self.wait(lambda: self.js("document.readyState == 'complete' && location.protocol == 'file:'"))
+        self.wait(
+            lambda: self.js("document.readyState == 'complete' && location.protocol == 'file:'")
+        )
 
     def size(self, width: int, height: int, is_phone: bool = False) -> None:
         """The window's size in pixels."""
@@ -148,18 +150,13 @@ def chromium() -> Iterator[Page]:
     """A browser with one tab."""
     to_browser, send = os.pipe()
     receive, from_browser = os.pipe()
-    # It reads descriptor 3 and writes 4: first out of the way, then each into its place.
+    # It reads descriptor 3 and writes 4, which a shell gives it; until then both are out of the way.
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]
-
-    def place_ends() -> None:
-        os.dup2(ends[0], 3)
-        os.dup2(ends[1], 4)
-
+    start = f'exec "$0" "$@" 3<&{ends[0]} 4>&{ends[1]}'
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
-            preexec_fn=place_ends,
-            pass_fds=(3, 4),
+            ["bash", "-c", start, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
+            pass_fds=ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

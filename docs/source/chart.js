@@ -12,8 +12,9 @@ function svgElement(tag, attributes, text = "") {
 }
 
 /** An empty chart in an <svg>: x and y are its ranges, ticks the numbers written at the axes. */
-function startChart(svg, { x, y, xTicks, yTicks, xName, yName }) {
-  const box = { left: 52, right: 390, top: 40, bottom: 316 };
+function startChart(svg, { x, y, xTicks, yTicks, xName, yName, bottom = 316 }) {
+  const box = { left: 52, right: 390, top: 40, bottom };
+  svg.setAttribute("viewBox", `0 0 400 ${bottom + 66}`);
   const chart = {
     svg,
     box,
@@ -34,7 +35,7 @@ function startChart(svg, { x, y, xTicks, yTicks, xName, yName }) {
   );
   svg.append(clip);
   for (const tick of xTicks) {
-    const attributes = { x: chart.toX(tick), y: box.bottom + 26, "text-anchor": "middle" };
+    const attributes = { x: chart.toX(tick), y: box.bottom + 28, "text-anchor": "middle" };
     svg.append(svgElement("text", attributes, String(tick).replace("-", "−")));
   }
   for (const tick of yTicks) {
@@ -42,7 +43,7 @@ function startChart(svg, { x, y, xTicks, yTicks, xName, yName }) {
     svg.append(svgElement("text", attributes, String(tick).replace("-", "−")));
   }
   const middle = (box.left + box.right) / 2;
-  svg.append(svgElement("text", { x: middle, y: 368, "text-anchor": "middle" }, xName));
+  svg.append(svgElement("text", { x: middle, y: box.bottom + 56, "text-anchor": "middle" }, xName));
   svg.append(svgElement("text", { x: box.left - 44, y: 26 }, yName));
   return chart;
 }
@@ -107,5 +108,9 @@ function drawMark(chart, letter, x, y, size, className = "") {
   const place = `translate(${chart.toX(x).toFixed(1)} ${chart.toY(y).toFixed(1)}) scale(${size})`;
   const attributes = { d: shapes[letter], transform: place };
   attributes.class = `mark ${setNames[letter]} ${className}`;
-  chart.svg.append(svgElement("path", attributes));
+  const { left, right, top, bottom } = chart.box;
+  const isInside = x >= chart.fromX(left) && x <= chart.fromX(right);
+  if (isInside && y <= chart.fromY(top) && y >= chart.fromY(bottom)) {
+    chart.svg.append(svgElement("path", attributes));
+  }
 }

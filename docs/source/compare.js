@@ -31,28 +31,44 @@ function groupsOf(form, withScalar) {
 }
 
 /** Tokens, blanks between them included. */
-function tokensOf(line) {
-  return line.textContent.match(/\w+|\s+|[^\w\s]/g) || [];
+function tokensOf(text) {
+  return text.match(/\w+|\s+|[^\w\s]/g) || [];
 }
 
-/** For every token of a: does it belong to the longest sequence that a and b share? */
+/** The pieces of text that a line consists of, in order. */
+function textNodes(line) {
+  const walker = document.createTreeWalker(line, NodeFilter.SHOW_TEXT);
+  const nodes = [];
+  while (walker.nextNode()) {
+    nodes.push(walker.currentNode);
+  }
+  return nodes;
+}
+
+/** How much a token counts: words tell more than signs and blanks. */
+function weight(token) {
+  return /\w/.test(token) ? 3 : 1;
+}
+
+/** For every token of a: does it belong to the weightiest sequence that a and b share? */
 function sharedTokens(a, b) {
-  const lengths = a.concat("").map(() => new Array(b.length + 1).fill(0));
+  const weights = a.concat("").map(() => new Array(b.length + 1).fill(0));
   for (let i = a.length - 1; i >= 0; i--) {
     for (let j = b.length - 1; j >= 0; j--) {
-      const skip = Math.max(lengths[i + 1][j], lengths[i][j + 1]);
-      lengths[i][j] = a[i] === b[j] ? lengths[i + 1][j + 1] + 1 : skip;
+      const skip = Math.max(weights[i + 1][j], weights[i][j + 1]);
+      const take = a[i] === b[j] ? weights[i + 1][j + 1] + weight(a[i]) : 0;
+      weights[i][j] = Math.max(skip, take);
     }
   }
   const shared = new Array(a.length).fill(false);
   let i = 0;
   let j = 0;
   while (i < a.length && j < b.length) {
-    if (a[i] === b[j]) {
+    if (a[i] === b[j] && weights[i][j] === weights[i + 1][j + 1] + weight(a[i])) {
       shared[i] = true;
       i += 1;
       j += 1;
-    } else if (lengths[i + 1][j] >= lengths[i][j + 1]) {
+    } else if (weights[i + 1][j] >= weights[i][j + 1]) {
       i += 1;
     } else {
       j += 1;
@@ -69,30 +85,43 @@ function copyOf(line) {
   return copy;
 }
 
+/** An equal line, left and right; a narrow screen shows it once. */
+function copiesOf(line) {
+  const right = copyOf(line);
+  right.classList.add("twin");
+  return [copyOf(line), right];
+}
+
 /** A copy of a line in which the tokens that its partner lacks are marked. */
 function markedCopy(line, partner) {
   if (!line) {
-    return element("div", { class: "line missing" });
+    return element("div", { class: "line missing differs" });
   }
   const copy = copyOf(line);
   copy.classList.add("differs");
-  if (!partner || line.querySelector(".comment")) {
+  if (!partner || isComment(line)) {
     return copy;
   }
-  const tokens = tokensOf(line);
-  const shared = sharedTokens(tokens, tokensOf(partner));
-  copy.replaceChildren();
-  tokens.forEach((token, i) => {
-    copy.append(shared[i] || !token.trim() ? token : element("mark", {}, token));
-  });
+  const shared = sharedTokens(tokensOf(line.textContent), tokensOf(partner.textContent));
+  for (const node of textNodes(copy)) {
+    const parts = tokensOf(node.data).map((token) => {
+      return shared.shift() || !token.trim() ? token : element("mark", {}, token);
+    });
+    node.replaceWith(...parts);
+  }
   return copy;
+}
+
+/** Is a line nothing but a comment? */
+function isComment(line) {
+  return line.textContent.trim().startsWith("#");
 }
 
 /** Rows of two blocks: comments first, the last lines, which set the objective, together. */
 function pairLines(left, right) {
-  const isComment = (line) => line.querySelector(".comment") !== null;
   const comments = [left.filter(isComment), right.filter(isComment)];
-  const code = [left.filter((x) => !isComment(x)), right.filter((x) => !isComment(x))];
+  const isCode = (line) => !isComment(line);
+  const code = [left.filter(isCode), right.filter(isCode)];
   const pairs = [];
   const longestComment = Math.max(comments[0].length, comments[1].length);
   for (let i = 0; i < longestComment; i++) {
@@ -105,10 +134,18 @@ function pairLines(left, right) {
   return pairs;
 }
 
-function appendDifference(box, left, right) {
-  for (const [a, b] of pairLines(left, right)) {
-    box.append(markedCopy(a, b), markedCopy(b, a));
-  }
+function appendDifference(box, left, right, kind) {
+  const inOrder = (left.length ? left : right).map((_, i) => [left[i], right[i]]);
+  const pairs = kind === "loss" ? pairLines(left, right) : inOrder;
+  pairs.forEach(([a, b], i) => {
+    const row = [markedCopy(a, b), markedCopy(b, a)];
+    const isRemark = i > 0 && isComment(a || b);
+    for (const line of row) {
+      line.classList.add(kind);
+      line.classList.toggle("remark", isRemark);
+    }
+    box.append(...row);
+  });
 }
 
 /** Equal lines: two at either end, the others behind a button. */
@@ -116,13 +153,13 @@ function appendEqual(box, lines, isFirst, isLast) {
   const near = 2;
   const start = isFirst ? 0 : near;
   const end = isLast ? lines.length : lines.length - near;
-  const show = (line) => box.append(copyOf(line), copyOf(line));
+  const show = (line) => box.append(...copiesOf(line));
   lines.slice(0, start).forEach(show);
   const hidden = lines.slice(start, end);
   const button = element("button", { type: "button", class: "equal" });
   button.textContent = `⋯ ${hidden.length} equal lines`;
   button.addEventListener("click", () => {
-    button.replaceWith(...hidden.flatMap((line) => [copyOf(line), copyOf(line)]));
+    button.replaceWith(...hidden.flatMap(copiesOf));
   });
   box.append(button);
   lines.slice(end).forEach(show);
@@ -161,7 +198,7 @@ function drawCompare() {
     if (group.kind === "equal") {
       appendEqual(box, group.lines, i === 0, i === left.length - 1);
     } else {
-      appendDifference(box, linesFor(group, state.left), linesFor(right[i], state.right));
+      appendDifference(box, linesFor(group, state.left), linesFor(right[i], state.right), group.kind);
     }
   });
 }

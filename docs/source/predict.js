@@ -59,10 +59,13 @@ function drawAnswer(i) {
     return;
   }
   const { set, push } = truth(i);
-  const verdict = [
-    said.set === set ? "✓ The set is right." : "✗ The set is another.",
-    said.push === push ? "✓ The gradient is right." : "✗ The gradient is another.",
-  ];
+  const verdict = [];
+  if (said.set) {
+    verdict.push(said.set === set ? "✓ The set is right." : "✗ The set is another.");
+  }
+  if (said.push) {
+    verdict.push(said.push === push ? "✓ The gradient is right." : "✗ The gradient is another.");
+  }
   const name = setNames[set];
   const why = element("p", {}, element("b", { class: name }, name), ". ");
   why.append(reason(set, cases[i].A));
@@ -72,7 +75,7 @@ function drawAnswer(i) {
 
 function drawPredict() {
   const current = Number(state.case);
-  for (const button of all("[data-case]")) {
+  for (const button of all("#cases button")) {
     const i = Number(button.dataset.case);
     const name = answered.has(i) ? setNames[truth(i).set] : "";
     const sample = `w = ${cases[i].w}`;
@@ -84,9 +87,9 @@ function drawPredict() {
   const { w, A } = cases[current];
   byId("asked").textContent = `w = ${written(w)}, A = ${written(A)}`;
   const question = byId("question");
-  if (question.dataset.case !== state.case) {
+  if (question.dataset.asks !== state.case) {
     question.reset();
-    question.dataset.case = state.case;
+    question.dataset.asks = state.case;
   }
   drawAnswer(current);
 }

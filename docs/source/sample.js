@@ -1,6 +1,11 @@
 // Part 2: one sample in the plane of w and A, and what each form says of it.
 
 const titles = { clip: "min", phi: "Φ", klip: "β_t" };
+const notes = {
+  dppo: ", in a state with a KL of 1",
+  dual_clip: ", differs from min beyond w = 3 only",
+  closed_form_kl: ", and its KL pulls at the whole state besides",
+};
 
 /** The places in the tables of the sample that is chosen. */
 function samplePlaces() {
@@ -94,11 +99,21 @@ function startDragging(svg) {
   });
 }
 
+/** Of letters in a chart, as the style has it. */
+function fontSize() {
+  return state.projector ? 28 : 18;
+}
+
+/** Where a chart's frame ends; a projector has less room, for the numbers stand below. */
+function chartBottom() {
+  return state.projector ? 238 : 316;
+}
+
 let planeFrame = null; // the latest chart of the plane, which turns pixels into w and A
 
 function drawPlane(at) {
   const epsilon = data.epsilons[at.epsilon];
-  const top = 1.5;
+  const top = 1.9; // above what can be dragged, for the names of the sets
   const chart = startChart(byId("plane"), {
     x: [0, 2],
     y: [-top, top],
@@ -106,6 +121,7 @@ function drawPlane(at) {
     yTicks: [-1, 0, 1],
     xName: "ratio w",
     yName: "advantage A",
+    bottom: chartBottom(),
   });
   planeFrame = chart;
   const edges = [0, 1 - epsilon, 1 + epsilon, 2];
@@ -116,10 +132,11 @@ function drawPlane(at) {
       const middle = (range[0] + range[1]) / 2;
       const letter = row[nearest(data.ratios, middle)];
       drawRegion(chart, letter, range, [first, last]);
-      drawSetName(chart, letter, chart.toX(middle), chart.toY((first + 2.4 * last) / 3.4));
+      const nameY = first === 0 ? chart.box.top + fontSize() : chart.box.bottom - 10;
+      drawSetName(chart, letter, chart.toX(middle), nameY);
     }
   }
-  drawAxes(chart, 1);
+  drawAxes(chart, 0);
   const set = setOf(at);
   drawMark(chart, set, data.ratios[at.w], data.advantages[at.A], 1.7);
 }
@@ -130,9 +147,10 @@ function drawCurves(svg, quantity, at, height) {
     x: [0, 2],
     y: [-height, height],
     xTicks: [0, 1, 2],
-    yTicks: [-height, 0, height],
+    yTicks: [1 - height, 0, height - 1],
     xName: "ratio w",
     yName: quantity === "objective" ? "objective" : "coefficient of ∇log π",
+    bottom: chartBottom(),
   });
   const epsilon = data.epsilons[at.epsilon];
   const edges = [0, 1 - epsilon, 1 + epsilon, 2];
@@ -151,9 +169,7 @@ function drawCurves(svg, quantity, at, height) {
     if (quantity === "objective") {
       drawSlope(chart, w, value, valueOf(form, "coefficient", at) / w);
     }
-    if (Math.abs(value) <= height) {
-      drawMark(chart, setOf(at), w, value, 1.3);
-    }
+    drawMark(chart, setOf(at), w, value, 1.3);
   }
   svg.setAttribute("aria-label", chartInWords(quantity, at));
 }
@@ -221,7 +237,8 @@ function objectivesInWords(at) {
       const penalty = `${sign} ${written(Math.abs(beta))} · (${written(logprob)})`;
       rows.push(["β_t", `w A + β_t log π = ${written(product)} ${penalty} = ${written(value)}`]);
     } else {
-      rows.push([form, `${sumInWords(form, at)}; objective ${written(value)}`]);
+      const note = notes[form] || "";
+      rows.push([form, `${sumInWords(form, at)}; objective ${written(value)}${note}`]);
     }
   }
   return rows;

@@ -22,10 +22,10 @@ function meanPush(pushes) {
 
 function drawCloud(svg, pushes) {
   const chart = startChart(svg, {
-    x: [-4, 4],
-    y: [-4, 6],
-    xTicks: [-4, 0, 4],
-    yTicks: [-4, 0, 6],
+    x: [-2.5, 4.5],
+    y: [-4, 6.5],
+    xTicks: [-2, 0, 2, 4],
+    yTicks: [-3, 0, 3],
     xName: "push on the mean",
     yName: "push on the spread",
   });
@@ -39,7 +39,7 @@ function drawCloud(svg, pushes) {
   }
   const [right, up] = meanPush(pushes);
   const diamond = `translate(${chart.toX(right)} ${chart.toY(up)})`;
-  svg.append(svgElement("path", { d: "M0-9L7 0L0 9L-7 0Z", class: "mark", transform: diamond }));
+  svg.append(svgElement("path", { d: "M0-9L7 0L0 9L-7 0Z", class: "mean", transform: diamond }));
   const killed = [...data.cloud.sets].filter((letter) => letter === "k").length;
   const count = countAtZero(pushes, "k");
   svg.setAttribute("aria-label", `${count} of ${killed} killed samples push with nothing`);
@@ -56,7 +56,7 @@ function drawScalar() {
   drawCloud(byId("cloud-plain"), data.cloud.scalar[0]);
   drawCloud(byId("cloud-beta-t"), data.cloud.betaT);
   drawCloud(byId("cloud-scalar"), scalar);
-  const first = `Killed samples brought to 0: by β_t ${countAtZero(data.cloud.betaT, "k")} of ${killed}`;
-  const second = `, by the scalar β = ${text} ${countAtZero(scalar, "k")} of ${killed}.`;
-  byId("count").replaceChildren(withIndex(first + second));
+  const byBetaT = `${countAtZero(data.cloud.betaT, "k")} of ${killed} by β_t`;
+  const byScalar = `${countAtZero(scalar, "k")} of ${killed} by the scalar β = ${text}`;
+  byId("count").replaceChildren(withIndex(`Killed samples brought to 0: ${byBetaT}, ${byScalar}.`));
 }

@@ -47,7 +47,7 @@ function drawScript() {
     return;
   }
   listing.dataset.shown = shown;
-  byId("file-name").textContent = form === "all" ? "the four blocks, one above the other" : fileName(form);
+  byId("file-name").textContent = form === "all" ? "" : fileName(form);
   byId("aligned").hidden = form !== "all";
   for (const block of all("#slot .block")) {
     block.hidden = block.dataset.name !== form;
@@ -59,6 +59,8 @@ function drawScript() {
     fold.open = Boolean(state.whole);
   }
   listing.classList.toggle("numbered", form !== "all");
+  listing.classList.toggle("is-rule", form !== "all" && !forms.includes(form));
+  listing.classList.toggle("is-all", form === "all");
   shownLines().forEach((line, i) => {
     line.dataset.number = i + 1;
   });
