@@ -22,27 +22,32 @@ same gradient: one seed trains them to the same bits (KLip-PPO, arXiv 2606.23932
 # ]
 # ///
 
+import os
 import signal
+import sys
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports and the run in silence
+    if sys.stderr is None:  # closed (2>&-), but a child of MuJoCo's window library needs one
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, until the end
+        os.set_inheritable(sys.stderr.fileno(), True)
 
+import contextlib
 import hashlib
 import io
 import json
 import math
-import os
 import random
 import re
 import shutil
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TextIO
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy acts on a few rows, where more threads only spin
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # one graph needs no pool of compilers
@@ -367,7 +372,7 @@ class Batch(NamedTuple):
 
 
 def compute_value_loss(agent: Agent, args: Args, batch: Batch) -> torch.Tensor:
-    """Half the mean squared error of V, or of V clipped to near its old value where that errs more."""
+    """Half the mean squared error of V, or of V clipped near its old value where that errs more."""
     value = agent.get_value(batch.obs)
     squared_error = (value - batch.returns) ** 2
     if args.clip_vloss:
@@ -486,7 +491,7 @@ def approx_kl(logratio: torch.Tensor) -> torch.Tensor:
 def update(
     agent: Agent, optimizer: Adam, gradient_fn: Callable, args: Args, batch: Batch, lr: float
 ) -> dict[str, torch.Tensor]:
-    """Take update_epochs passes over the batch; return the metrics of ppo_loss, a row a minibatch."""
+    """Take update_epochs passes over the batch; return ppo_loss's metrics, a row a minibatch."""
     batch_size = len(batch.obs)
     metrics = []
     for _ in range(args.update_epochs):
@@ -501,6 +506,8 @@ def update(
             epoch = [m["logratio"] for m in metrics[-args.num_minibatches :]]
             if approx_kl(torch.stack(epoch)) > args.target_kl:
                 break
+    if not optimizer.weights.isfinite().all():
+        fail("the weights have become NaN or infinite: lower --learning-rate", 1)
     return {name: torch.stack([m[name] for m in metrics]) for name in metrics[0]}
 
 
@@ -542,12 +549,10 @@ def write_file(path: str, data: bytes) -> None:
     os.replace(path + ".tmp", path)
 
 
-def say(line: str) -> None:
+def say(line: str, file: TextIO | None = None) -> None:
     """Print a line; if whoever read the output has gone, train on in silence."""
-    try:
-        print(line, flush=True)
-    except OSError:
-        sys.stdout = None
+    with contextlib.suppress(OSError):
+        print(line, file=file, flush=True)
 
 
 def start_run(args: Args) -> tuple[str, dict, SummaryWriter]:
@@ -586,24 +591,6 @@ def start_run(args: Args) -> tuple[str, dict, SummaryWriter]:
     say(f"PPO, {loss_in_words()}")
     say(f"{args.env_id}, seed {args.seed}, {device}; watch: tensorboard --logdir {run_dir}")
     return run_dir, config, writer
-
-
-def progress_bar(total: int) -> tqdm:
-    """A bar on a terminal; a line every ten seconds in a pipe or a file."""
-    if sys.stderr is None:  # closed with 2>&-
-        return tqdm(disable=True)
-    if sys.stderr.isatty():
-        return tqdm(total=total, unit=" steps", leave=False)
-    line = "{n_fmt}/{total_fmt} steps, {rate_fmt}, {remaining} left{postfix}\n"
-    return tqdm(total=total, unit=" steps", mininterval=10, bar_format=line)
-
-
-def advance(bar: tqdm, steps: int) -> None:
-    """Move the bar on; if the terminal has gone, train on without it."""
-    try:
-        bar.update(steps)
-    except OSError:
-        bar.disable = True
 
 
 def save_agent(agent: Agent, run_dir: str, global_step: int) -> str:
@@ -659,7 +646,7 @@ def train(args: Args) -> None:
     gradient_fn = compile_gradient(args) if args.compile else compute_gradient
 
     run_dir, config, writer = start_run(args)
-    bar = progress_bar(total_steps)
+    bar = tqdm(total=total_steps, unit=" steps", leave=False, disable=None)  # on a terminal only
     final_returns = []  # of the episodes that ended in the last 10 % of the steps
     kill_fractions = []
     start_time = time.time()
@@ -711,8 +698,6 @@ def train(args: Args) -> None:
             returns=torch.tensor(returns.ravel()).float().to(device),
         )
         metrics = update(agent, optimizer, gradient_fn, args, batch, lr)
-        if not optimizer.weights.isfinite().all():
-            fail(f"NaN or infinite weights in iteration {iteration}: lower --learning-rate", 1)
         kl, ratio = policy_change(agent, batch)
         agent.obs_rms.update(raw_obs)
 
@@ -732,13 +717,15 @@ def train(args: Args) -> None:
         for name, value in log.items():
             writer.add_scalar(name, float(value), global_step)
         writer.flush()
-
         kill_fractions.append(log["partition/kill"])
         last = [ep for ep in episodes if ep.ended_at > 0.9 * total_steps]
         final_returns += [ep.episodic_return for ep in last]
         if iteration % save_every == 0 or iteration == num_iterations:
             weights_sha256 = save_agent(agent, run_dir, global_step)
-        advance(bar, batch_size)
+            if bar.disable:
+                line = f"{global_step}/{total_steps} steps, {global_step / seconds:.0f} steps/s"
+                say(line, sys.stderr)
+        bar.update(batch_size)
 
     bar.close()
     writer.close()
@@ -754,6 +741,7 @@ def train(args: Args) -> None:
 
 
 if __name__ == "__main__":
+    threading.excepthook = lambda _: None  # train meets the event writer's errors, too
     try:
         train(tyro.cli(Args, description=f"PPO. Its policy loss:\n\n{loss_in_words()}"))
     except MemoryError as error:
