@@ -13,7 +13,7 @@ LEFT = 112  # of the code
 SETS = {"i": ("in", "#0b62a4"), "k": ("kill", "#c44e00"), "p": ("pass", "#00796b")}
 STYLE = """
   text { font-family: Georgia, "Liberation Serif", serif; fill: #1c1b19 }
-  .code { font-family: Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace }
+  .source { font-family: Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace }
   .curve { fill: none; stroke: #1c1b19; stroke-linejoin: round }
 """
 
@@ -108,7 +108,7 @@ def code(y: float, line: str) -> str:
         else:
             spans += escape(text)
     return (
-        f'<text class="code" x="{LEFT}" y="{y}" font-size="{FONT_SIZE}" xml:space="preserve"'
+        f'<text class="source" x="{LEFT}" y="{y}" font-size="{FONT_SIZE}" xml:space="preserve"'
         f' textLength="{len(line) * ADVANCE:.0f}" lengthAdjust="spacingAndGlyphs">{spans}</text>'
     )
 

@@ -211,23 +211,23 @@ function reason(set, A) {
 
 /** "w A + β_t = 1.50 − 1.50 = 0", from the coefficient that ppo_loss gave. */
 function sumInWords(form, at) {
-  const c = valueOf(form, "coefficient", at);
-  const product = data.ratios[at.w] * data.advantages[at.A];
+  const c = rounded(valueOf(form, "coefficient", at));
+  const product = rounded(data.ratios[at.w] * data.advantages[at.A]);
   const beta = c - product;
-  const sign = beta > 0.005 ? "+" : "−";
+  const sign = beta > 0.0005 ? "+" : "−";
   const symbol = form === "klip" ? "β_t" : "β";
   return `w A + ${symbol} = ${written(product)} ${sign} ${written(Math.abs(beta))} = ${written(c)}`;
 }
 
 /** Rows of words and numbers about the objectives that are drawn. */
 function objectivesInWords(at) {
-  const product = data.ratios[at.w] * data.advantages[at.A];
+  const product = rounded(data.ratios[at.w] * data.advantages[at.A]);
   const logprob = data.oldLogprob + Math.log(data.ratios[at.w]);
   const rows = [];
   for (const form of shownForms()) {
-    const value = valueOf(form, "objective", at);
-    const beta = valueOf(form, "coefficient", at) - product;
-    const sign = beta > 0.005 ? "+" : "−";
+    const value = rounded(valueOf(form, "objective", at));
+    const beta = rounded(valueOf(form, "coefficient", at)) - product;
+    const sign = beta > 0.0005 ? "+" : "−";
     if (form === "clip") {
       rows.push(["min", `min(w A, clip(w) A) = ${written(value)}`]);
     } else if (form === "phi") {

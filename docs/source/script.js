@@ -18,6 +18,7 @@ function startScript() {
 
 function toggleWhole() {
   choose({ whole: state.whole ? "" : "1" });
+  byId("slot").scrollIntoView({ block: "center" });
 }
 
 /** The name under which a form's script is found. */

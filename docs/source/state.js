@@ -116,8 +116,15 @@ function nearest(numbers, value) {
   return best;
 }
 
-/** A number as the page writes it: two digits, a real minus sign, and 0 for nothing. */
+/** A number to the digits that the page writes, so that written sums add up. */
+function rounded(number) {
+  return Number(number.toFixed(3));
+}
+
+/** A number as the page writes it: two or three digits, a real minus sign, 0 for nothing. */
 function written(number) {
-  const text = number.toFixed(2).replace("-", "−");
-  return Number(number.toFixed(2)) === 0 ? "0" : text;
+  if (rounded(number) === 0) {
+    return "0";
+  }
+  return number.toFixed(3).replace(/0$/, "").replace("-", "−");
 }
