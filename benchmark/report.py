@@ -172,7 +172,7 @@ def returns_table(results: Results, cells: list[Cell], paper: dict[Cell, dict]) 
         if paper:
             row.append(f"{theirs['mean']} ± {theirs['std']}" if theirs else "–")
         rows.append(row)
-    header = ["task", "arm", "return of each seed", "mean ± std", "95 % interval of the mean"]
+    header = ["task", "arm", "returns, by seed", "mean ± std", "95 % interval of the mean"]
     header += ["KL", "kill", "the paper's return"]
     return table(header if paper else header[:-1], rows)
 
@@ -204,7 +204,7 @@ def differences_table(results: Results, cells: list[Cell]) -> str:
 def aggregate_table(results: Results, names: list[str]) -> str:
     """Returns over all tasks, in units of the clip's, of the arms that have run on all of them."""
     clips = {env_id: results.values(env_id, "clip") for env_id in results.envs}
-    if not all(len(x) and x.mean() > 0 for x in clips.values()):
+    if len(clips) < 2 or not all(len(x) and x.mean() > 0 for x in clips.values()):
         return ""
     normalised = {}
     for arm in names:
@@ -345,8 +345,8 @@ def shapes_section(results: Results) -> str:
     number = sum(arm != "clip" for _, arm in cells_of(own))
     return f"""## Shapes: other clipping rules
 
-Each is a policy-loss block in shapes/rules. Of {number} differences, some {number * 0.05:.0f} intervals of 95 % leave out
-0 by chance alone.
+Each is a policy-loss block in shapes/rules. There are {number} differences; were all of them 0, one in
+twenty of their intervals would still leave out 0.
 
 ![Final return of every seed, by clipping rule](shapes.png)
 
@@ -364,7 +364,7 @@ def why_section(results: Results, panels: dict[str, list[str]]) -> str:
             row = [env_id, label(arm), len(runs)]
             for column in ("kl", "approx_kl", "q01", "q10", "q90", "q99"):
                 medians = [np.median(run.curve[column]) for run in runs]
-                row.append(f"{choose.typical(medians):.2g}")
+                row.append(f"{choose.typical(medians):.3g}")
             x = results.values(env_id, arm)
             rows.append([*row, fixed(x.mean()) if len(x) else "–"])
     header = ["task", "arm", "runs", "KL", "mean of w − 1 − log w"]
