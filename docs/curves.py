@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
-from torch.distributions import Distribution, Normal
+from torch.distributions import Normal
 
 EPSILONS = [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
 RATIOS = [round(0.02 * i, 2) for i in range(1, 101)]  # 0.02 to 2
@@ -22,8 +22,6 @@ NUM_SAMPLES = 60
 BETAS = [0.25 * i for i in range(13)]  # 0 to 3
 OLD_MEAN, OLD_LOGSTD = 0.0, 0.0
 NEW_MEAN, NEW_LOGSTD = 0.25, -0.12
-
-Distribution.set_default_validate_args(False)  # its checks branch on values, which vmap cannot
 
 
 def evaluate(script: ModuleType, epsilon: float) -> dict[str, np.ndarray]:
