@@ -38,13 +38,13 @@ def without_copies(results: Results) -> Results:
 
 
 def with_equal_seeds(results: Results) -> Results:
-    """The paper's arms; Φ and β_t only where they have the seeds of the clip, lest their means
-    differ for no other reason."""
+    """Φ and β_t only where they have the seeds of the clip, lest means differ for no other reason;
+    and all other arms."""
     kept = []
     for env_id, arm in cells_of(results):
         seeds = [run.seed for run in results.cell(env_id, arm)]
         clips = [run.seed for run in results.cell(env_id, "clip")]
-        if arm in arms.PAPER and (arm not in arms.FORMS or seeds == clips or not clips):
+        if arm not in arms.FORMS or seeds == clips or not clips:
             kept += results.cell(env_id, arm)
     return Results(kept)
 
@@ -192,7 +192,7 @@ def sort_runs(runs: list[Run]) -> Data:
     panels = {env_id: matched(logged, env_id) for env_id in logged.envs}
     return Data(
         every=every,
-        paper=with_equal_seeds(every.only(is_test)),
+        paper=every.only(lambda run: is_test(run) and run.arm in arms.PAPER),
         test=distinct.only(is_test),
         tuning=distinct.only(lambda run: not is_test(run)),
         logged=logged,

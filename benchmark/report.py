@@ -406,8 +406,9 @@ def draw(data: Data) -> dict[str, Figure]:
     if data.paper.runs:
         drawn["returns"] = figures.dots(data.paper)
         points = collect.read_csv(PAPER / "curves.csv")
-        drawn["learning_curves"] = figures.learning_curves(data.paper, points)
-        drawn["kl"] = figures.kl(data.paper)
+        averaged = choose.with_equal_seeds(data.paper)
+        drawn["learning_curves"] = figures.learning_curves(averaged, points)
+        drawn["kl"] = figures.kl(averaged)
     clip = data.test.only(lambda run: run.arm == "clip")
     if clip.runs:
         rows = paper_table().items()
