@@ -41,6 +41,7 @@ import random
 import re
 import shutil
 import subprocess
+import sysconfig
 import threading
 import time
 from collections.abc import Callable
@@ -69,18 +70,18 @@ class Args:
     env_id: str = "HalfCheetah-v4"  # Gymnasium task with Box observations and Box actions
     seed: int = 1  # decides the run: same seed, machine and versions, same weights
     total_timesteps: int = 1_000_000  # environment steps, rounded down to whole rollouts
-    exp_name: str = os.path.basename(__file__).removesuffix(".py")  # in run folder and results
+    exp_name: str = os.path.basename(__file__).removesuffix(".py")  # part of the run folder's name
     run_dir: str | None = None  # run folder, by default runs/{env_id}__{exp_name}__{seed}__{time}
     torch_deterministic: bool = True  # deterministic algorithms on the GPU; on the CPU always
     cuda: bool = False  # update on the GPU; for networks and minibatches this small a CPU is faster
     compile: bool = False  # compile the update: takes a C++ compiler and some 15 s, then faster
     track: bool = False  # mirror the run to Weights & Biases (pip install wandb)
-    wandb_project_name: str = "klip-ppo"  # its project there
-    wandb_entity: str | None = None  # its team there
+    wandb_project_name: str = "klip-ppo"  # project at Weights & Biases
+    wandb_entity: str | None = None  # team at Weights & Biases
 
     # PPO's own; the defaults are the KLip paper's one configuration for all tasks
-    learning_rate: float = 3e-4  # Adam's
-    anneal_lr: bool = True  # lower it linearly to 0
+    learning_rate: float = 3e-4  # Adam's, at the start
+    anneal_lr: bool = True  # lower the learning rate linearly to 0
     num_envs: int = 1  # environments, stepped in turn
     num_steps: int = 2048  # steps in each per rollout
     num_minibatches: int = 32  # per epoch; must divide num_envs * num_steps
@@ -114,7 +115,7 @@ def check(args: Args) -> None:
     """Exit with code 2 and one line if an argument will not do."""
     batch_size = args.num_envs * args.num_steps
     require(re.fullmatch(r"\S+", args.env_id), "--env-id must have no spaces")
-    require(re.fullmatch(r"[^\s/\\]+", args.exp_name), "--exp-name must have no spaces or slashes")
+    require(re.fullmatch(r"[\w.=+-]+", args.exp_name), "--exp-name may hold letters, digits, _.=+-")
     require(args.run_dir != "", "--run-dir must not be empty")
     require(0 <= args.seed < 2**31, "--seed must be in [0, 2^31)")
     require(args.num_envs >= 1, "--num-envs must be at least 1")
@@ -141,9 +142,15 @@ def check(args: Args) -> None:
     if args.cuda:
         require(torch.cuda.is_available(), "--cuda needs a GPU, and this PyTorch finds none")
     if args.compile:
-        compiler = shutil.which(os.environ.get("CXX", "g++")) or "false"
-        tried = subprocess.run([compiler, "--version"], capture_output=True, check=False)
-        require(tried.returncode == 0, "--compile needs a C++ compiler: g++, or the one CXX names")
+        rule = (
+            "--compile needs a C++ compiler (g++, or the one CXX names) and Python.h (python3-dev)"
+        )
+        compiler = shutil.which(os.environ.get("CXX", "g++"))
+        require(compiler, rule)
+        trial = [compiler, "-fsyntax-only", "-I", sysconfig.get_path("include"), "-xc++", "-"]
+        code = b"#include <Python.h>"
+        tried = subprocess.run(trial, input=code, capture_output=True, check=False)
+        require(tried.returncode == 0, rule)
     if args.track:
         require(find_spec("wandb"), "--track needs the package wandb: pip install wandb")
 
@@ -612,7 +619,8 @@ def finish_run(run_dir: str, result: dict) -> None:
     if score is None:
         say("return: no episode ended in the last 10 % of the steps")
     else:
-        say(f"return {score:.0f}, mean of the episodes that ended in the last 10 % of the steps")
+        digits = 0 if abs(score) >= 10 else 2
+        say(f"return {score:.{digits}f}, mean over the last 10 % of the steps")
     say(f"weights_sha256 {result['weights_sha256']}")
     say(f"play it with: python evaluate.py {run_dir}")
 
@@ -743,8 +751,8 @@ def train(args: Args) -> None:
 if __name__ == "__main__":
     threading.excepthook = lambda _: None  # train meets the event writer's errors, too
     try:
-        train(tyro.cli(Args, description=f"PPO. Its policy loss:\n\n{loss_in_words()}"))
+        train(tyro.cli(Args, description=f"PPO, {loss_in_words()}"))
     except MemoryError as error:
         fail(f"--num-envs times --num-steps needs too much memory: {error}")
     except OSError as error:
-        fail(f"the run folder cannot be written: {error}", 1)
+        fail(f"cannot write: {error}", 1)
