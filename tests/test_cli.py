@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import VARIANTS, load, result, script, start
+from conftest import VARIANTS, load, needs_compiler, result, script, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 KLIP = load("klip")
@@ -54,8 +54,8 @@ BAD = {
     "--vf-coef nan": "0 or more",
     "--max-grad-norm 0": "positive",
     "--target-kl 0": "positive",
-    "--exp-name ''": "",
-    "--exp-name ../../x": "slashes",
+    "--exp-name ''": "letters",
+    "--exp-name ../../x": "letters",
     "--run-dir ''": "empty",
     "--run-dir started": "started",
     "--run-dir a_file": "a_file",
@@ -133,6 +133,15 @@ def test_track_without_wandb(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         KLIP.check(KLIP.Args(track=True))
     assert re.fullmatch(r".*error: --track .*pip install wandb\n", capsys.readouterr().err)
+
+
+@needs_compiler
+def test_compile_without_the_header_of_python(monkeypatch, capsys):
+    KLIP.check(KLIP.Args(compile=True))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: "/nowhere")
+    with pytest.raises(SystemExit, match="2"):
+        KLIP.check(KLIP.Args(compile=True))
+    assert re.fullmatch(r".*error: --compile .*Python.h.*\n", capsys.readouterr().err)
 
 
 def test_good_input_at_the_limits():
@@ -220,7 +229,7 @@ def test_what_a_run_prints(finished):
     wanted = f"""PPO, {re.escape(KLIP.loss_in_words())}
 Hopper-v4, seed 1, cpu; watch: tensorboard --logdir run
 finished in 0 min \\d+ s
-return \\d+, mean of the episodes that ended in the last 10 % of the steps
+return \\d+, mean over the last 10 % of the steps
 weights_sha256 {result(folder / "run")["weights_sha256"]}
 play it with: python evaluate.py run
 """
@@ -287,7 +296,7 @@ def test_what_a_task_may_not_return(monkeypatch, capsys, program, folder, what):
         return
     assert code == 1 and len(error) == 1
     assert "Odd-v0 returned NaN, infinity or rewards too large to square" in error[0]
-    assert (folder / "run" / "agent.pt").exists()  # of the first rollout
+    assert torch.load(folder / "run" / "agent.pt")["global_step"] == 64  # at once, that is
     assert not (folder / "run" / "result.json").exists()
 
 
