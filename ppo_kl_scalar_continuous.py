@@ -516,11 +516,12 @@ def update(
     for _ in range(args.update_epochs):
         shuffled = torch.randperm(batch_size).to(batch.obs.device)
         for mb_inds in shuffled.chunk(args.num_minibatches):
-            minibatch = Batch(*[tensor[mb_inds] for tensor in batch])
+            minibatch = Batch(*[tensor.index_select(0, mb_inds) for tensor in batch])
             grad, mb_metrics = gradient_fn(agent, args, minibatch)
             optimizer.step(grad, lr)
-            # cloned, as CUDA graphs write the next minibatch's over them
-            metrics.append({name: x.clone() for name, x in mb_metrics.items()})
+            if args.cuda:  # CUDA graphs write the next minibatch's over this one's
+                mb_metrics = {name: x.clone() for name, x in mb_metrics.items()}
+            metrics.append(mb_metrics)
         if args.target_kl is not None:
             epoch = [m["logratio"] for m in metrics[-args.num_minibatches :]]
             if approx_kl(torch.stack(epoch)) > args.target_kl:
