@@ -406,6 +406,7 @@ def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict
 
     # --- policy loss ---
     # Phi form: sum of w A - Phi, Phi = (w - clip(w)) A on the kill set, KLip paper, appendix A
+    # Mirror Learning (Kuba et al. 2022) calls it a drift, and writes it relu((w - clip(w)) A)
     phi = torch.where(kill_set, (ratio - clipped_ratio) * advantages, 0.0)
     objective = ratio * advantages - phi
     # --- end of policy loss ---
