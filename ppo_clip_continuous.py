@@ -1,4 +1,4 @@
-"""PPO for continuous control in one file. Its siblings differ only in the marked policy loss.
+"""PPO for continuous control in one file. Its siblings differ only in marked lines.
 
     python ppo_clip_continuous.py --env-id Walker2d-v4        # min:     min(w A, clip(w) A)
     python ppo_phi_continuous.py --env-id Walker2d-v4         # Phi:     w A - Phi(w, A)
@@ -28,9 +28,9 @@ import sys
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports and the run in silence
-    if sys.stderr is None:  # closed (2>&-), but a child of MuJoCo's window library needs one
+    if sys.stderr is None:  # closed (2>&-)
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, until the end
-        os.set_inheritable(sys.stderr.fileno(), True)
+        os.set_inheritable(sys.stderr.fileno(), True)  # MuJoCo's window library starts a process
 
 import contextlib
 import hashlib
@@ -73,7 +73,7 @@ class Args:
     exp_name: str = os.path.basename(__file__).removesuffix(".py")  # part of the run folder's name
     run_dir: str | None = None  # run folder, by default runs/{env_id}__{exp_name}__{seed}__{time}
     torch_deterministic: bool = True  # deterministic algorithms on the GPU; on the CPU always
-    cuda: bool = False  # update on the GPU; for networks and minibatches this small a CPU is faster
+    cuda: bool = False  # update on the GPU; a CPU is faster at this size, and proven to the bit
     compile: bool = False  # compile the update: takes a C++ compiler and some 15 s, then faster
     track: bool = False  # mirror the run to Weights & Biases (pip install wandb)
     wandb_project_name: str = "klip-ppo"  # project at Weights & Biases
@@ -123,14 +123,9 @@ def check(args: Args) -> None:
     require(args.num_minibatches >= 1, "--num-minibatches must be at least 1")
     require(args.update_epochs >= 1, "--update-epochs must be at least 1")
     require(batch_size >= 2, "--num-steps must be at least 2 with one environment")
-    require(
-        batch_size % args.num_minibatches == 0,
-        f"--num-minibatches must divide num_envs * num_steps = {batch_size}",
-    )
-    require(
-        args.total_timesteps >= batch_size,
-        f"--total-timesteps must be at least num_envs * num_steps = {batch_size}",
-    )
+    rollout = f"num_envs * num_steps = {batch_size}"
+    require(batch_size % args.num_minibatches == 0, f"--num-minibatches must divide {rollout}")
+    require(args.total_timesteps >= batch_size, f"--total-timesteps must be at least {rollout}")
     require(0 < args.learning_rate < math.inf, "--learning-rate must be positive")
     require(0 <= args.gamma <= 1, "--gamma must be in [0, 1]")
     require(0 <= args.gae_lambda <= 1, "--gae-lambda must be in [0, 1]")
@@ -142,9 +137,7 @@ def check(args: Args) -> None:
     if args.cuda:
         require(torch.cuda.is_available(), "--cuda needs a GPU, and this PyTorch finds none")
     if args.compile:
-        rule = (
-            "--compile needs a C++ compiler (g++, or the one CXX names) and Python.h (python3-dev)"
-        )
+        rule = "--compile needs a C++ compiler (g++, or what CXX names) and Python.h (python3-dev)"
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         require(compiler, rule)
         trial = [compiler, "-fsyntax-only", "-I", sysconfig.get_path("include"), "-xc++", "-"]
@@ -156,14 +149,14 @@ def check(args: Args) -> None:
 
 
 def show_mujoco_warning(text: str) -> None:
-    """Print what MuJoCo says, which else goes into a file, but not of the v4 tasks' own models."""
+    """Print MuJoCo's warnings, which else go to a file, but the one that the v4 tasks cause."""
     if "settotalmass" not in text:
         tqdm.write(text, file=sys.stderr)
 
 
 def make_env(env_id: str, **kwargs) -> gym.Env:
     """A Gymnasium environment of Box spaces; exits with code 2 and one line if it is none."""
-    gym.logger.min_level = gym.logger.ERROR  # the v4 tasks are deprecated, and the paper's
+    gym.logger.min_level = gym.logger.ERROR  # quiet: the paper's v4 tasks are deprecated
     mujoco.set_mju_user_warning(show_mujoco_warning)
     try:
         env = gym.make(env_id, **kwargs)
@@ -182,7 +175,7 @@ class RunningMeanStd(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("var", torch.ones(dim, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(dim, dtype=torch.float64))  # the same in all
 
     def update(self, rows: torch.Tensor) -> None:
         """Take in rows [B, dim]."""
@@ -231,7 +224,10 @@ class Agent(nn.Module):
         return self.critic(obs).squeeze(-1)
 
     def logprob(self, mean: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """log pi(actions) of the diagonal Gaussian around mean, [B, act_dim] -> [B]."""
+        """log pi(actions) of the diagonal Gaussian around mean, [B, act_dim] -> [B].
+
+        Normal(mean, std).log_prob would take 11 to 18 us more of some 200 per environment step.
+        """
         z = (actions - mean) * torch.exp(-self.actor_logstd)
         log_normalizer = self.actor_logstd + 0.5 * math.log(2 * math.pi)
         return (-0.5 * z * z - log_normalizer).sum(-1)
@@ -284,9 +280,9 @@ class Runner:
         self.next_obs = np.zeros((*shape, obs_dim), np.float32)  # of the same episode, always
         self.actions = np.zeros((*shape, act_dim), np.float32)  # as sampled, not clipped
         self.rewards = np.zeros(shape)
-        self.discounted_returns = np.zeros(shape)  # of the episode so far
+        self.discounted_returns = np.zeros(shape)  # of the episode so far, to scale rewards
         self.terminations = np.zeros(shape, bool)
-        self.dones = np.zeros(shape, bool)  # terminated or truncated
+        self.dones = np.zeros(shape, bool)  # the episode ended with this step, either way
 
         # What lasts from one rollout to the next.
         self.global_step = 0
@@ -301,8 +297,8 @@ class Runner:
     def rollout(self, agent: Agent) -> list[Episode]:
         """Take num_steps steps in each environment; return the episodes that ended."""
         policy_mean = numpy_policy(agent)
-        std = agent.actor_logstd.detach().exp().cpu()
-        noise = (torch.randn(self.actions.shape) * std).numpy()
+        action_std = agent.actor_logstd.detach().exp().cpu()
+        noise = (torch.randn(self.actions.shape) * action_std).numpy()  # for the whole rollout
         low = self.action_space.low.ravel()
         high = self.action_space.high.ravel()
         episodes = []
@@ -327,12 +323,9 @@ class Runner:
                 self.episode_return[n] += reward
                 self.episode_length[n] += 1
                 if done:
-                    episode = Episode(
-                        self.global_step,
-                        self.episode_return[n].item(),
-                        self.episode_length[n].item(),
+                    episodes.append(
+                        Episode(self.global_step, self.episode_return[n], self.episode_length[n])
                     )
-                    episodes.append(episode)
                     self.discounted_return[n] = 0
                     self.episode_return[n] = 0
                     self.episode_length[n] = 0
@@ -366,7 +359,7 @@ def compute_gae(
 
 
 class Batch(NamedTuple):
-    """N samples; "old" is what the policy that collected them says of them."""
+    """N samples; "old" marks what the agent that collected them gave."""
 
     obs: torch.Tensor  # [N, obs_dim], normalised
     actions: torch.Tensor  # [N, act_dim], as sampled
@@ -379,7 +372,7 @@ class Batch(NamedTuple):
 
 
 def compute_value_loss(agent: Agent, args: Args, batch: Batch) -> torch.Tensor:
-    """Half the mean squared error of V, or of V clipped near its old value where that errs more."""
+    """Half the mean squared error, of V or of V within epsilon of its old value, the larger one."""
     value = agent.get_value(batch.obs)
     squared_error = (value - batch.returns) ** 2
     if args.clip_vloss:
@@ -391,21 +384,21 @@ def compute_value_loss(agent: Agent, args: Args, batch: Batch) -> torch.Tensor:
 
 
 def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict]:
-    """Loss [] of a minibatch, and what to log of it: scalars [] and per-sample tensors [N]."""
+    """Loss [] of a minibatch, and a dict to log: scalars [] and per-sample tensors [N]."""
     mean = agent.actor_mean(batch.obs)
     logprob = agent.logprob(mean, batch.actions)
     logratio = logprob - batch.old_logprob
     ratio = logratio.exp()  # w
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-    # A / N is summed, not A averaged, so that all forms round the same products; and in float64,
-    # which holds the product of two float32 numbers, the min sees no false tie beyond the band.
-    advantages = (batch.advantages / len(batch.advantages)).double()  # A / N, called A below
+    # From here on A means A / N: summed, not averaged, so that all forms round the same products.
+    # In float64 the product of two float32 numbers is exact: min sees no false tie past the band.
+    advantages = (batch.advantages / len(batch.advantages)).double()
     excess = (ratio - clipped_ratio).detach() * advantages
     kill_set = excess > 0  # w > 1 + epsilon and A > 0, or w < 1 - epsilon and A < 0
     pass_set = excess < 0  # outside the band too, but with the other sign of A
 
     # --- policy loss ---
-    # min form: sum of min(w A, clip(w, 1 - epsilon, 1 + epsilon) A), Schulman et al. 2017, eq. 7
+    # min form: sum of min(w A, clip(w, 1 - epsilon, 1 + epsilon) A); Schulman et al. 2017, eq. 7
     objective = torch.min(ratio * advantages, clipped_ratio * advantages)
     # --- end of policy loss ---
     policy_loss = -objective.sum()
@@ -432,16 +425,17 @@ def loss_in_words() -> str:
 
 
 def compute_gradient(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict]:
-    """Gradient of ppo_loss as one vector, its norm clipped; and what to log of the loss.
+    """The gradient of ppo_loss as one vector, its norm clipped, and ppo_loss's metrics.
 
-    As loss.backward() and clip_grad_norm_ would: those, and Adam over 13 small tensors, take 26 to
-    37 us more of some 200 per environment step.
+    As loss.backward() and clip_grad_norm_ give it; those two and Adam over 13 separate tensors
+    would together take 26 to 37 us more of some 200 per environment step.
     """
     loss, metrics = ppo_loss(agent, args, batch)
     grads = torch.autograd.grad(loss, list(agent.parameters()))
     grad = torch.cat([g.flatten() for g in grads])
     scale = args.max_grad_norm / (grad.norm() + 1e-6)
-    return grad * scale.clamp(max=1), metrics
+    clipped_grad = grad * scale.clamp(max=1)
+    return clipped_grad, metrics
 
 
 def compile_gradient(args: Args) -> Callable:
@@ -467,7 +461,7 @@ class Adam:
         nn.utils.vector_to_parameters(self.weights, agent.parameters())
         self.exp_avg = torch.zeros_like(self.weights)
         self.exp_avg_sq = torch.zeros_like(self.weights)
-        self.num_steps = self.weights.new_zeros(())
+        self.step_count = self.weights.new_zeros(())
 
     def step(self, grad: torch.Tensor, lr: float) -> None:
         """Move the weights against their gradient."""
@@ -477,7 +471,7 @@ class Adam:
             exp_avgs=[self.exp_avg],
             exp_avg_sqs=[self.exp_avg_sq],
             max_exp_avg_sqs=[],
-            state_steps=[self.num_steps],
+            state_steps=[self.step_count],
             lr=lr,
             beta1=0.9,
             beta2=0.999,
@@ -501,8 +495,8 @@ def update(
     batch_size = len(batch.obs)
     metrics = []
     for _ in range(args.update_epochs):
-        shuffled = torch.randperm(batch_size).to(batch.obs.device)
-        for mb_inds in shuffled.chunk(args.num_minibatches):
+        b_inds = torch.randperm(batch_size).to(batch.obs.device)
+        for mb_inds in b_inds.chunk(args.num_minibatches):  # index_select beats tensor[mb_inds]
             minibatch = Batch(*[tensor.index_select(0, mb_inds) for tensor in batch])
             grad, mb_metrics = gradient_fn(agent, args, minibatch)
             optimizer.step(grad, lr)
@@ -510,8 +504,8 @@ def update(
                 mb_metrics = {name: x.clone() for name, x in mb_metrics.items()}
             metrics.append(mb_metrics)
         if args.target_kl is not None:
-            epoch = [m["logratio"] for m in metrics[-args.num_minibatches :]]
-            if approx_kl(torch.stack(epoch)) > args.target_kl:
+            logratios = [m["logratio"] for m in metrics[-args.num_minibatches :]]
+            if approx_kl(torch.stack(logratios)) > args.target_kl:
                 break
     if not optimizer.weights.isfinite().all():
         fail("the weights have become NaN or infinite: lower --learning-rate", 1)
@@ -550,7 +544,7 @@ def loss_scalars(metrics: dict[str, torch.Tensor], clip_coef: float) -> dict[str
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write a file that is either whole or not there."""
+    """Write or replace a file in one go: readers find the old one or the new, never a part."""
     with open(path + ".tmp", "wb") as file:
         file.write(data)
     os.replace(path + ".tmp", path)
@@ -563,9 +557,9 @@ def say(line: str, file: TextIO | None = None) -> None:
 
 
 def start_run(args: Args) -> tuple[str, dict, SummaryWriter]:
-    """Make the run folder, and say so: its name, what config.json in it says, what logs there."""
-    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    run_dir = args.run_dir or "runs/" + re.sub("[/:]", "_", name)
+    """Make the run folder and say where it is; return its path, the config and the writer."""
+    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    run_dir = args.run_dir or "runs/" + re.sub("[/:]", "_", run_name)
     packages = ("torch", "gymnasium", "mujoco", "numpy")
     versions = {package: version(package) for package in packages}
     versions["python"] = sys.version.split()[0]
@@ -626,7 +620,7 @@ def finish_run(run_dir: str, result: dict) -> None:
 
 
 def set_up_torch(args: Args) -> torch.device:
-    """Seed everything that draws, and make PyTorch deterministic; the device to update on."""
+    """Seed every generator, make PyTorch deterministic, and return the device to update on."""
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -667,9 +661,9 @@ def train(args: Args) -> None:
         episodes = runner.rollout(agent)
         global_step = runner.global_step
 
-        # evaluate, in one pass, since the policy was the same throughout
+        # evaluate: values and log-probabilities in one pass, the policy being the same throughout
         raw_obs = torch.tensor(runner.obs).flatten(0, 1).to(device)
-        next_obs = torch.tensor(runner.next_obs).flatten(0, 1).to(device)
+        raw_next_obs = torch.tensor(runner.next_obs).flatten(0, 1).to(device)
         actions = torch.tensor(runner.actions).flatten(0, 1).to(device)
         with torch.no_grad():
             obs = agent.normalize(raw_obs)
@@ -677,9 +671,9 @@ def train(args: Args) -> None:
             old_logstd = agent.actor_logstd.repeat(batch_size, 1)
             old_logprob = agent.logprob(old_mean, actions)
             old_value = agent.get_value(obs)
-            next_value = agent.get_value(agent.normalize(next_obs))
+            next_value = agent.get_value(agent.normalize(raw_next_obs))
 
-        # advantages
+        # advantages, of rewards divided by the std of discounted returns (as NormalizeReward does)
         return_rms.update(torch.tensor(runner.discounted_returns).reshape(-1, 1))
         return_std = math.sqrt(return_rms.var.item() + 1e-8)
         rewards = (runner.rewards / return_std).clip(-10, 10)
@@ -707,7 +701,7 @@ def train(args: Args) -> None:
         )
         metrics = update(agent, optimizer, gradient_fn, args, batch, lr)
         kl, ratio = policy_change(agent, batch)
-        agent.obs_rms.update(raw_obs)
+        agent.obs_rms.update(raw_obs)  # last: a rollout and its update see the same statistics
 
         # log
         seconds = time.time() - start_time
@@ -726,8 +720,7 @@ def train(args: Args) -> None:
             writer.add_scalar(name, float(value), global_step)
         writer.flush()
         kill_fractions.append(log["partition/kill"])
-        last = [ep for ep in episodes if ep.ended_at > 0.9 * total_steps]
-        final_returns += [ep.episodic_return for ep in last]
+        final_returns += [ep.episodic_return for ep in episodes if ep.ended_at > 0.9 * total_steps]
         if iteration % save_every == 0 or iteration == num_iterations:
             weights_sha256 = save_agent(agent, run_dir, global_step)
             if bar.disable:
@@ -749,7 +742,7 @@ def train(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    threading.excepthook = lambda _: None  # train meets the event writer's errors, too
+    threading.excepthook = lambda _: None  # of the event writer, whose errors end train, too
     try:
         train(tyro.cli(Args, description=f"PPO, {loss_in_words()}"))
     except MemoryError as error:

@@ -482,7 +482,7 @@ MISTAKES = {
     ),
     "--target-kl on |w - 1|": (
         "target KL",
-        ("approx_kl(torch.stack(epoch))", "(torch.stack(epoch).exp() - 1).abs().mean()"),
+        ("approx_kl(torch.stack(logratios))", "(torch.stack(logratios).exp() - 1).abs().mean()"),
     ),
     "torch.manual_seed(1)": ("World", ("manual_seed(args.seed)", "manual_seed(1)")),
     "total steps rounded up": (
