@@ -97,9 +97,7 @@ class Args:
     target_kl: float | None = None  # end the epochs after one whose mean approx_kl exceeds this
     # --- scalar beta ---
     kl_coef: float = 1.0  # beta, the weight of the KL penalty (with --kl-target: the first one)
-    kl_target: float | None = (
-        None  # adapt beta to this KL; the paper's is 0.02 (--target-kl: see there)
-    )
+    kl_target: float | None = None  # adapt beta to this KL; the paper's is 0.02 (not: --target-kl)
     # --- end of scalar beta ---
 
 
