@@ -20,6 +20,7 @@ work: a run holds a lock on its log file for as long as it lives.
   --envs A,B   tasks                                (HalfCheetah-v4,Hopper-v4,Walker2d-v4,
                                                      Ant-v4,Humanoid-v4)
   --seeds 1,2  seeds; all of seed 1 runs first      (1,2,3,4,5)
+               In the report 11 to 13 choose between the settings of a sweep, the others judge.
   --arms A,B   variants                             (clip,phi,klip,kl_fixed,kl_adaptive)
                kl_fixed is ppo_kl_scalar with one beta, kl_adaptive the same with --kl-target;
                any rule in shapes/rules is an arm, too: its script is composed into DIR.
