@@ -369,20 +369,30 @@ def curves_csv(runs: list[Run]) -> bytes:
 # ---- together
 
 
-def agree(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """The runs that were made with the most common setup, and a line for each of the others."""
+def common_setup(runs: list[Run]) -> dict[str, str]:
+    """The setup that most of the runs were made with."""
     setups = Counter(tuple(sorted(run.setup.items())) for run in runs)
-    common = dict(setups.most_common(1)[0][0])
+    return dict(setups.most_common(1)[0][0])
+
+
+def oddities(run: Run, setup: dict[str, str]) -> str:
+    """Where a run was made otherwise, in words, and nothing if nowhere."""
+    odd = []
+    for name in sorted(setup | run.setup):
+        ours = run.setup.get(name)
+        if ours != setup.get(name):
+            odd.append(f"{name} {ours} instead of {setup.get(name)}")
+    return ", ".join(odd)
+
+
+def agree(runs: list[Run], setup: dict[str, str]) -> tuple[list[Run], list[str]]:
+    """The runs that were made with this setup, and a line for each of the others."""
     kept = []
     left_out = []
     for run in runs:
-        odd = []
-        for name in sorted(common | run.setup):
-            ours = run.setup.get(name)
-            if ours != common.get(name):
-                odd.append(f"{name} {ours} instead of {common.get(name)}")
+        odd = oddities(run, setup)
         if odd:
-            left_out.append(f"{run.name}: {', '.join(odd)}")
+            left_out.append(f"{run.name}: {odd}")
         else:
             kept.append(run)
     return kept, left_out

@@ -6,7 +6,8 @@
 
 RESULTS keeps the runs of its own returns.csv and curves.csv; those of the folders after --with are
 added, and the runs at hand take the place of either. A run that cannot be read, or was made
-otherwise than most, is named and left out.
+otherwise than most of those at hand, is named and left out; a run that RESULTS keeps is never left
+out: where it was made otherwise, the report must go to another folder.
 """
 
 import signal
@@ -455,6 +456,17 @@ def write(files: dict[str, bytes], folder: Path) -> None:
         fail(f"{folder} cannot be written, and is as it was: {error.strerror}", 1)
 
 
+def refuse_to_lose(kept: list[Run], setup: dict[str, str], args: argparse.Namespace) -> None:
+    """End unless the runs that RESULTS keeps were made with the setup of the report."""
+    lost = [run for run in kept if collect.oddities(run, setup)]
+    if lost:
+        odd = collect.oddities(lost[0], setup)
+        fail(
+            f"{args.results} keeps {len(lost)} runs that were made otherwise ({odd}), and stays as "
+            f"it is: name another folder, as in python benchmark/report.py {args.runs or 'RUNS'} OTHER"
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """Ends with one line, not with the usage before it."""
 
@@ -473,20 +485,24 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.runs and not args.runs.is_dir():
         fail(f"{args.runs} is not a folder of runs")
-    runs = []
+    others = []
+    kept = []
+    at_hand = []
     left_out = []
     try:
         for folder in args.others:
-            runs += collect.read_results(folder)
+            others += collect.read_results(folder)
         if (args.results / "returns.csv").exists():
-            runs += collect.read_results(args.results)
+            kept = collect.read_results(args.results)
         if args.runs:
             at_hand, left_out = collect.read_folders(args.runs)
-            runs += at_hand
     except (OSError, Unusable) as error:
         fail(str(error))
+    runs = [*others, *kept, *at_hand]
     if runs:
-        runs, odd = collect.agree(runs)
+        setup = collect.common_setup(at_hand or kept or others)
+        refuse_to_lose(kept, setup, args)
+        runs, odd = collect.agree(runs, setup)
         runs, replaced = collect.merge(runs)
         left_out += odd + replaced
     for line in left_out:

@@ -241,17 +241,35 @@ def test_other_weights_of_the_same_run_are_named(tmp_path):
     assert "Hopper-v4__clip__1" in line and "other weights" in line
 
 
-def test_a_run_made_otherwise_does_not_push_out_a_good_one(tmp_path):
-    for seed in (1, 2):
-        write_run(tmp_path / "a", "clip", seed)
-    write_run(tmp_path / "b", "clip", 1, num_steps=1024, total_timesteps=2048 * ITERATIONS)
-    shutil.rmtree(tmp_path / "b/Hopper-v4__clip__1")
-    write_run(tmp_path / "b", "clip", 1, learning_rate=1.0)
-    report.main([str(tmp_path / "a"), str(tmp_path / "results")])
-    report.main([str(tmp_path / "b"), str(tmp_path / "results")])
-    text = (tmp_path / "results/report.md").read_text()
-    assert "| PPO-Clip | 100, 200 |" in text
-    assert "* Hopper-v4__clip__1: learning_rate 1.0 instead of None" in text
+def test_results_made_otherwise_are_neither_lost_nor_do_they_push_out_runs_at_hand(
+    tmp_path, capsys
+):
+    committed, runs, to = tmp_path / "committed", tmp_path / "runs", tmp_path / "results"
+    for seed in (1, 2, 3):
+        write_run(committed, "clip", seed)
+    report.main([str(committed), str(to)])
+    before = {file.name: file.read_bytes() for file in to.iterdir()}
+    write_run(runs, "clip", 1, compile=True, episodic_return=7.0)
+    write_run(runs, "clip", 4, compile=True, device="cuda")
+    write_run(runs, "clip", 5, compile=True)
+    capsys.readouterr()
+    line = refused(capsys, runs, to, code=2)
+    assert "keeps 3 runs that were made otherwise (compile False instead of True)" in line
+    assert f"python benchmark/report.py {runs} OTHER" in line
+    assert {file.name: file.read_bytes() for file in to.iterdir()} == before
+
+    # elsewhere the runs at hand decide, although there are more of the others
+    report.main([str(runs), str(tmp_path / "other"), "--with", str(to)])
+    text = (tmp_path / "other/report.md").read_text()
+    assert "* 2 runs of" in text and "| PPO-Clip | 7, 500 |" in text
+    assert "* Hopper-v4__clip__4: device cuda instead of cpu" in text
+    assert "* Hopper-v4__clip__2: compile False instead of True" in text
+
+    # without a usable run at hand the earlier ones stay
+    for seed in (1, 4, 5):
+        (runs / f"Hopper-v4__clip__{seed}/result.json").write_text("")
+    report.main([str(runs), str(to)])
+    assert (to / "returns.csv").read_bytes() == before["returns.csv"]
 
 
 def test_damaged_results_are_refused_and_kept(tmp_path, capsys):
@@ -270,7 +288,7 @@ def test_damaged_results_are_refused_and_kept(tmp_path, capsys):
 def test_committed_results_can_be_read_and_are_small():
     folder = ROOT / "benchmark/results"
     runs = collect.read_results(folder)
-    kept, left_out = collect.agree(runs)
+    kept, left_out = collect.agree(runs, collect.common_setup(runs))
     assert left_out == [] and len(kept) >= 75
     assert (folder / "curves.csv").stat().st_size / len(runs) < 15_000
     seeds = [run.seed for run in runs if run.key[:2] == ("Humanoid-v4", "klip")]
@@ -359,7 +377,8 @@ def test_runs_made_otherwise_are_named_and_left_out(tmp_path, other, reason):
     for seed in (1, 2):
         write_run(tmp_path, "kl_fixed", seed, cuda=bool(seed % 2))  # means nothing on a CPU
     write_run(tmp_path, "kl_fixed", 3, **other)
-    runs, (line,) = collect.agree(collect.read_folders(tmp_path)[0])
+    found, _ = collect.read_folders(tmp_path)
+    runs, (line,) = collect.agree(found, collect.common_setup(found))
     assert [run.seed for run in runs] == [1, 2]
     assert line.startswith("Hopper-v4__kl_fixed__3: ") and reason in line
 
