@@ -1,15 +1,21 @@
 """The arms of a comparison: what is trained, by which script and with which of its settings.
 
 An arm is written NAME or NAME=VALUE. NAME is one of FAMILIES or a rule in shapes/rules; VALUE is
-epsilon for all but kl_fixed (beta) and kl_adaptive (the target of its KL).
+epsilon for all but kl_fixed (beta) and kl_adaptive (the target of its KL). A rule in which epsilon
+has no part takes no VALUE.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-RULES = Path(__file__).resolve().parent.parent / "shapes" / "rules"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "shapes"))
+import insert
+
 FORMS = ("clip", "phi", "klip")  # one gradient, and so one run, written in three ways
 PAPER = (*FORMS, "kl_fixed", "kl_adaptive")  # the arms of the paper's comparison
+FROM_EPSILON = ("clip_coef", "clipped_ratio", "kill_set", "pass_set")  # names that a rule may use
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,12 @@ class Arm:
         """Whether its script has to be composed from shapes/rules first."""
         return self.base not in FAMILIES
 
+    def source(self) -> str:
+        """The text of its script."""
+        if self.is_shape:
+            return insert.compose(self.base)
+        return (ROOT / self.script).read_text(encoding="utf-8")
+
     @property
     def rank(self) -> tuple:
         """Sorts the paper's arms first, then the shapes by name, and each by its value."""
@@ -69,19 +81,19 @@ class Arm:
         return (place, self.base, self.value)
 
 
-def shapes() -> list[str]:
-    """Names of the rules in shapes/rules."""
-    return sorted(file.stem for file in RULES.glob("*.py"))
-
-
 def family(base: str) -> Family:
     """What the arms called `base` share; raises ValueError if there are none."""
     if base in FAMILIES:
         return FAMILIES[base]
-    if base in shapes():
+    if base in insert.names():
         return clipped(base, base)
-    known = ", ".join([*FAMILIES, *shapes()])
+    known = ", ".join([*FAMILIES, *insert.names()])
     raise ValueError(f"{base or 'an empty name'} is no arm; there are {known}")
+
+
+def has_value(base: str) -> bool:
+    """Whether an arm of that name may have a value, which does something."""
+    return base in FAMILIES or any(name in insert.block(base) for name in FROM_EPSILON)
 
 
 def shortest(value: float) -> str:
@@ -95,6 +107,8 @@ def parse(text: str) -> Arm:
     kind = family(base)
     value = kind.default
     if separator:
+        if not has_value(base):
+            raise ValueError(f"{text} has a value, but epsilon has no part in {base}")
         try:
             value = float(number)
         except ValueError:

@@ -28,10 +28,6 @@ from typing import Any, NoReturn
 
 import arms
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "shapes"))
-from insert import compose
-
 PACKAGES = ("torch", "gymnasium", "mujoco", "tyro", "tensorboard", "tqdm")
 SET_HERE = ("--env-id", "--seed", "--total-timesteps", "--exp-name", "--run-dir")
 SET_BY_ARM = ("--clip-coef", "--kl-coef", "--kl-target")
@@ -140,10 +136,8 @@ def find_packages() -> None:
 def load(arm: arms.Arm) -> ModuleType:
     """The script of an arm as a module."""
     with tempfile.TemporaryDirectory() as folder:
-        file = ROOT / arm.script
-        if arm.is_shape:
-            file = Path(folder, arm.script)
-            file.write_text(compose(arm.base))
+        file = Path(folder, arm.script)
+        file.write_text(arm.source(), encoding="utf-8")
         spec = importlib.util.spec_from_file_location(file.stem, file)
         module = importlib.util.module_from_spec(spec)
         sys.modules[file.stem] = module  # where dataclasses and tyro look for it
@@ -220,10 +214,11 @@ def claim(out: Path, settings: str) -> None:
 
 def write_shapes(out: Path, runs: list[Run]) -> None:
     """Compose the scripts of the shapes, each in one piece."""
-    for shape in {run.arm.base for run in runs if run.arm.is_shape}:
-        draft = out / f"{shape}.{os.uname().nodename}.{os.getpid()}"
-        draft.write_text(compose(shape))
-        draft.rename(out / f"ppo_{shape}_continuous.py")
+    shapes = {run.script: run.arm for run in runs if run.arm.is_shape}
+    for script, arm in shapes.items():
+        draft = out / f"{arm.base}.{os.uname().nodename}.{os.getpid()}"
+        draft.write_text(arm.source(), encoding="utf-8")
+        draft.rename(script)
 
 
 def main(mode: str, out: str, envs: str, seeds: str, names: str, steps: str, *flags: str) -> None:

@@ -1,6 +1,6 @@
 """How fast the training scripts run, beside Stable-Baselines3.
 
-    python benchmark/speed.py > benchmark/SPEED.md
+    python benchmark/speed.py
     python benchmark/speed.py --num-envs 1 2 4 8 16 --no-sb3 --no-compile
     python benchmark/speed.py --arms clip kl_fixed=3 spo --no-sb3
 
@@ -150,14 +150,7 @@ def instrumented(source: str) -> str:
 
 def load_script(arm: registry.Arm) -> tuple:
     """The script of an arm as a module, its train() instrumented, from the current folder."""
-    if arm.is_shape:
-        sys.path.append(str(HERE.parent / "shapes"))
-        import insert
-
-        source = insert.compose(arm.base)
-    else:
-        source = (HERE.parent / arm.script).read_text()
-    Path(arm.script).write_text(instrumented(source))
+    Path(arm.script).write_text(instrumented(arm.source()), encoding="utf-8")
     sys.argv[0] = arm.script
     sys.path.append("")
     return importlib.import_module(arm.script.removesuffix(".py"))
@@ -168,7 +161,6 @@ def train_script(case: Case, steps: int, cuda: bool) -> dict[str, float]:
     phase, in env.step and reset, and in mj_step."""
     import mujoco
     import torch
-    import tyro
 
     timers = Timers()
     phase = "start"

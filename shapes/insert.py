@@ -9,6 +9,7 @@ A block is a file. Those in shapes/rules are rules to train with, those in shape
 what breaks. A file added to either folder is a name of its own.
 """
 
+import signal
 import sys
 from pathlib import Path
 from textwrap import indent
@@ -72,4 +73,6 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end in silence when head has enough
     main(sys.argv[1:])

@@ -96,7 +96,7 @@ def test_list_has_an_arm_once_however_its_value_is_written():
     assert "--run-dir x/Hopper-v4__kl_fixed=3__1" in output
 
 
-@pytest.mark.parametrize("text", [*arms.FAMILIES, *arms.shapes()])
+@pytest.mark.parametrize("text", [*arms.FAMILIES, *insert.names()])
 def test_an_arm_without_a_value_has_that_of_its_script(text):
     arm = arms.parse(text)
     args = load("klip" if arm.is_shape else arm.script.split("_continuous")[0][4:]).Args()
@@ -104,7 +104,12 @@ def test_an_arm_without_a_value_has_that_of_its_script(text):
     if text == "kl_adaptive":
         expected["kl_target"] = 0.02  # the paper's; the script's default is none
     assert arm.settings == expected
-    assert arms.parse(f"{text}={arm.value}0") == arm
+    if arms.has_value(text):
+        assert arms.parse(f"{text}={arm.value}0") == arm
+
+
+def test_only_a_rule_without_epsilon_has_no_value():
+    assert [name for name in insert.names() if not arms.has_value(name)] == ["dpo"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +128,7 @@ def test_an_arm_without_a_value_has_that_of_its_script(text):
         (["--arms", "../rules/spo"], [], "--arms: ../rules/spo"),
         (["--arms", "clip="], [], "--arms: clip="),
         (["--arms", "clip=1"], [], "--arms: clip=1"),
+        (["--arms", "dpo=0.3"], [], "--arms: dpo=0.3"),
         (["--arms", "spo=-0.2"], [], "--arms: spo=-0.2"),
         (["--arms", "kl_fixed=0"], [], "--arms: kl_fixed=0"),
         (["--arms", "kl_adaptive=nan"], [], "--arms: kl_adaptive=nan"),

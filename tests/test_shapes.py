@@ -4,6 +4,7 @@ import copy
 import difflib
 import json
 import re
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -369,6 +370,13 @@ def test_insert_refuses_anything_else_in_one_line(bad):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("insert.py: error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["spo"]])
+def test_insert_ends_in_silence_when_its_reader_has_enough(arguments):
+    command = f"{sys.executable} {INSERT} {' '.join(arguments)} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_the_figure_has_a_panel_for_every_rule():
