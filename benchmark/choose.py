@@ -75,9 +75,7 @@ def settings_of(tuning: Results, env_id: str, base: str) -> dict[str, float]:
         found = tuning.returns(env_id, arm)
         if arms.parse(arm).base == base and found:
             returns[arm] = found
-    if not returns:
-        return {}
-    shared = set.intersection(*[set(found) for found in returns.values()])
+    shared = set(TUNING_SEEDS).intersection(*returns.values())
     if not shared:
         return {}
     return {arm: np.mean([found[seed] for seed in shared]) for arm, found in returns.items()}
@@ -95,14 +93,15 @@ def best_setting(tuning: Results, envs: list[str], base: str) -> str | None:
     return max(complete, key=complete.get, default=None)
 
 
-def swept(tuning: Results) -> dict[str, list[str]]:
-    """The tasks on which more than one setting has run, by the name of the arm."""
-    tasks = {}
+def swept(tuning: Results) -> dict[str, dict[str, int]]:
+    """How many settings have run, by the name of the arm and by task, where they are several."""
+    numbers = {}
     for base in dict.fromkeys(arms.parse(arm).base for arm in tuning.arms):
-        envs = [env_id for env_id in tuning.envs if len(settings_of(tuning, env_id, base)) > 1]
-        if envs:
-            tasks[base] = envs
-    return tasks
+        tried = {env_id: len(settings_of(tuning, env_id, base)) for env_id in tuning.envs}
+        several = {env_id: number for env_id, number in tried.items() if number > 1}
+        if several:
+            numbers[base] = several
+    return numbers
 
 
 class Choice(NamedTuple):
@@ -118,19 +117,23 @@ class Choice(NamedTuple):
 def choose_settings(tuning: Results) -> list[Choice]:
     """The best settings, by task and arm."""
     choices = []
-    for base, envs in swept(tuning).items():
-        single = best_setting(tuning, envs, base)
-        for env_id in envs:
+    for base, numbers in swept(tuning).items():
+        single = best_setting(tuning, list(numbers), base)
+        for env_id, tried in numbers.items():
             best = best_setting(tuning, [env_id], base)
-            tried = len(settings_of(tuning, env_id, base))
             choices.append(Choice(env_id, base, tried, best, single or best))
     return choices
 
 
+def has_value(name: str) -> bool:
+    """Whether an arm is at another setting than its default."""
+    arm = arms.parse(name)
+    return arm.name != arm.base
+
+
 def is_setting(name: str) -> bool:
     """Whether an arm is one of the paper's at another setting than its default."""
-    arm = arms.parse(name)
-    return not arm.is_shape and arm.name != arm.base
+    return has_value(name) and not arms.parse(name).is_shape
 
 
 # ---- arms of about one KL

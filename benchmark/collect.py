@@ -39,6 +39,7 @@ RETURNS = ("env_id", "arm", "seed", *NUMBERS, "weights_sha256", *SETUP, "setting
 # In a result.json, but no setting in which runs must agree. An arm decides the last three.
 OWN = {"env_id", "seed", "exp_name", "run_dir", "cuda", "versions", "weights_sha256"}
 OWN |= {"track", "wandb_project_name", "wandb_entity", "clip_coef", "kl_coef", "kl_target"}
+NOT_FINISHED = "not finished"
 
 
 class Unusable(Exception):
@@ -80,6 +81,19 @@ class Run:
 def text(value: object) -> str:
     """A setting as one word."""
     return "_".join(str(value).split())
+
+
+# ---- numbers, as the CSV files hold them
+
+
+def number(field: str) -> float:
+    """A number of a CSV file, NaN for an empty field."""
+    return float(field) if field else np.nan
+
+
+def in_digits(value: float, digits: int) -> str:
+    """A number in so many significant digits, nothing for NaN."""
+    return "" if np.isnan(value) else f"{value:.{digits}g}"
 
 
 # ---- from a run folder
@@ -164,7 +178,7 @@ def check_scalars(scalars: dict[str, dict[int, float]], result: dict, steps: ran
 
 def rounded(value: float, digits: int) -> float:
     """A number as the CSV files hold it, so that a report can be made from them alone."""
-    return float(f"{value:.{digits}g}")
+    return number(in_digits(value, digits))
 
 
 def bin_width(steps: range) -> int:
@@ -214,7 +228,7 @@ def read_run(folder: Path) -> Run:
     try:
         result = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:
-        raise Unusable("not finished") from None
+        raise Unusable(NOT_FINISHED) from None
     except (OSError, ValueError, RecursionError) as error:
         raise Unusable(f"result.json cannot be read: {error}") from None
     check_result(result)
@@ -281,11 +295,6 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     return rows
 
 
-def number(field: str) -> float:
-    """A number of a CSV file, NaN for an empty field."""
-    return float(field) if field else np.nan
-
-
 def from_rows(row: dict[str, str], points: list[dict[str, str]]) -> Run:
     """A run from its row of returns.csv and its points of curves.csv; ValueError if they are bad."""
     arms.parse(row["arm"])
@@ -335,11 +344,6 @@ def to_csv(header: tuple[str, ...], rows: list[list]) -> bytes:
     writer.writerow(header)
     writer.writerows(rows)
     return file.getvalue().encode()
-
-
-def in_digits(value: float, digits: int) -> str:
-    """A number in so many significant digits, nothing for NaN."""
-    return "" if np.isnan(value) else f"{value:.{digits}g}"
 
 
 def returns_csv(runs: list[Run]) -> bytes:

@@ -1,9 +1,10 @@
 """The statistics of the report: intervals, differences and aggregates over a handful of seeds.
 
-One task's mean and difference have Student's t intervals. Of five normal values the percentile
-bootstrap's "95 %" interval holds the true mean in 84 % of cases, of three in 72 %; t's in 95 %.
-The bootstrap serves where there are more numbers, over several tasks (Agarwal et al. 2021): of
-five tasks with five seeds its interval holds the truth in 91 % of cases, a difference's in 93 %.
+One task's mean and difference have Student's t intervals. Of three normal values the percentile
+bootstrap's "95 %" interval is from the least to the greatest, and so holds the true mean in 1 - 2/8
+= 75 % of cases; t's in 95 %. The bootstrap serves where there are more numbers, over several tasks
+(Agarwal et al. 2021): of five tasks with five seeds its interval holds the truth in 89 to 90 % of
+cases (4000 draws each of normal returns, standard deviations 0.1 to 0.3 of the mean).
 """
 
 from typing import NamedTuple
@@ -48,15 +49,16 @@ def sign_flip(x: np.ndarray) -> float:
     return test.pvalue
 
 
-def aggregate(samples: list[np.ndarray], less: list[np.ndarray] | None = None) -> Estimate:
-    """Mean over tasks of the mean over seeds, from one array [seeds] per task; with `less` of
-    another arm, minus the same of that. The bootstrap is stratified: it draws within each task."""
+def aggregate(samples: list[np.ndarray], units: list[np.ndarray]) -> Estimate:
+    """Mean over tasks of an arm's mean over seeds, in units of another arm's, from one array [seeds]
+    per task of each. The bootstrap is stratified: it draws within each task, of both arms."""
     tasks = len(samples)
-    data = [*samples, *(less or [])]
+    data = [*samples, *units]
 
     def statistic(*arrays: np.ndarray, axis: int = -1) -> np.ndarray:
         means = [x.mean(axis) for x in arrays]
-        return (sum(means[:tasks]) - sum(means[tasks:])) / tasks
+        ratios = [ours / unit for ours, unit in zip(means[:tasks], means[tasks:])]
+        return sum(ratios) / tasks
 
     value = statistic(*data)
     if min(map(len, data)) < 2:

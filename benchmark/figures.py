@@ -2,14 +2,13 @@
 
 import io
 import math
-from collections.abc import Callable
 
 import arms
 import collect
 import matplotlib
 import numpy as np
 from choose import typical
-from collect import Results, Run
+from collect import Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -208,14 +207,14 @@ def dots(results: Results) -> Figure:
 # ---- the sweep
 
 
-def over_setting(axis: Axes, results: Results, env_id: str, base: str, value: Callable) -> None:
-    """What `value` says of every run of the arms called `base`, over their setting; grey: of the
-    default clip, on average."""
+def over_setting(axis: Axes, results: Results, env_id: str, base: str, name: str) -> None:
+    """The number called `name` of every run of the arms called `base`, over their setting; grey: of
+    the default clip, on average."""
     means = {}
     for arm in results.arms:
         runs = results.cell(env_id, arm)
         if arms.parse(arm).base == base and runs:
-            y = [value(run) for run in runs]
+            y = [getattr(run, name) for run in runs]
             x = arms.parse(arm).value
             axis.plot([x] * len(y), y, color=color(base), **DOT)
             means[x] = np.mean(y)
@@ -225,20 +224,10 @@ def over_setting(axis: Axes, results: Results, env_id: str, base: str, value: Ca
     axis.tick_params(axis="x", which="minor", length=0, labelbottom=False)
     clip = results.cell(env_id, "clip")
     if clip:
-        axis.axhline(np.mean([value(run) for run in clip]), **GREY)
+        axis.axhline(np.mean([getattr(run, name) for run in clip]), **GREY)
 
 
-def final_return(run: Run) -> float:
-    """The return of a run."""
-    return run.episodic_return
-
-
-def median_kl(run: Run) -> float:
-    """The KL of a run."""
-    return run.median_kl
-
-
-def sweep(tuning: Results, swept: dict[str, list[str]]) -> Figure:
+def sweep(tuning: Results, swept: dict[str, dict[str, int]]) -> Figure:
     """Return and KL over the setting: two rows per task, a column per arm."""
     tasks = set().union(*swept.values())
     envs = [env_id for env_id in tuning.envs if env_id in tasks]
@@ -257,8 +246,8 @@ def sweep(tuning: Results, swept: dict[str, list[str]]) -> Figure:
     for column, base in zip(axes.T, swept):
         column[0].set_title(family(base))
         for i, env_id in enumerate(envs):
-            over_setting(column[2 * i], tuning, env_id, base, final_return)
-            over_setting(column[2 * i + 1], tuning, env_id, base, median_kl)
+            over_setting(column[2 * i], tuning, env_id, base, "episodic_return")
+            over_setting(column[2 * i + 1], tuning, env_id, base, "median_kl")
             column[2 * i + 1].set_yscale("log")
     for i, env_id in enumerate(envs):
         axes[2 * i, 0].set_ylabel(f"{env_id}\nfinal return")

@@ -183,8 +183,29 @@ def test_the_sweep_chooses_on_tuning_seeds_and_reports_on_test_seeds(tmp_path):
     assert "![Quantiles of the ratio over training](why.png)" in text
 
 
+def test_a_tuning_seed_without_a_setting_is_no_sweep(tmp_path):
+    write_run(tmp_path, "clip", 1)
+    write_run(tmp_path, "clip", 11)
+    text = markdown(tmp_path)
+    assert "Sweep" not in text and "* Seeds 11, 12, 13 are for tuning" in text
+    assert "| PPO-Clip | 100 |" in text
+    write_run(tmp_path, "clip=0.1", 11)
+    text = markdown(tmp_path)
+    assert "| Hopper-v4 | PPO-Clip, ε | 2 |" in text and "the clip of the value loss" in text
+
+
+def test_the_aggregate_is_in_units_of_the_clip(tmp_path):
+    for env_id in ("Ant-v4", "Humanoid-v4"):
+        for seed in (1, 2, 3):
+            write_run(tmp_path, "clip", seed, env_id)
+            write_run(tmp_path, "kl_fixed", seed, env_id, episodic_return=50.0 * seed)
+    text = markdown(tmp_path)
+    assert "| PPO-Clip | 6 | 1.00 (–) |" in text
+    assert "| fixed β = 1 | 6 | 0.50 (" in text
+
+
 def test_shapes_stand_beside_the_clip(tmp_path):
-    shape = arms.shapes()[0]
+    shape = "cispo"
     for seed in (1, 2, 3):
         write_run(tmp_path, "clip", seed)
         write_run(tmp_path, shape, seed, episodic_return=100.0 * seed - 10)
@@ -207,7 +228,7 @@ def test_no_episode_in_time_and_a_single_seed_are_no_numbers(tmp_path):
 # ---- results that accumulate
 
 
-def test_results_accumulate(tmp_path):
+def test_results_accumulate(tmp_path, capsys):
     first, second, to = tmp_path / "first", tmp_path / "second", tmp_path / "results"
     write_run(first, "clip", 1)
     write_run(first, "clip", 2)
@@ -218,7 +239,10 @@ def test_results_accumulate(tmp_path):
 
     write_run(second, "clip", 2, episodic_return=7.0)
     write_run(second, "clip", 3)
+    (write_run(second, "clip", 4) / "result.json").unlink()
     report.main([str(second), str(to)])
+    assert "clip__4: not finished" in capsys.readouterr().err
+    assert "not finished" not in (to / "report.md").read_text()
     runs = collect.read_results(to)
     assert [run.seed for run in runs] == [1, 2, 3]
     assert [run.episodic_return for run in runs] == [100.0, 7.0, 300.0]
@@ -457,14 +481,18 @@ def test_statistics():
 
 
 def test_the_aggregate_weighs_tasks_alike_and_draws_within_them():
-    one = compare.aggregate([np.full(3, 1.0), np.full(5, 3.0)])
+    units = [np.full(3, 2.0), np.full(4, 10.0)]
+    one = compare.aggregate([np.full(3, 2.0), np.full(5, 30.0)], units)
     assert one == (2.0, 2.0, 2.0)  # what differs between tasks is no uncertainty
     rng = np.random.default_rng(0)
     x = [rng.normal(size=5) for _ in range(5)]
-    both = compare.aggregate(x, [y + 1.0 for y in x])
-    assert both.value == pytest.approx(-1.0)
-    error = np.sqrt(sum(y.var() / 5 for y in x)) / 5  # of one arm; of their difference sqrt(2) x
-    assert both.high - both.low == pytest.approx(2 * 1.96 * np.sqrt(2) * error, rel=0.1)
+    x = [100 + y - y.mean() for y in x]
+    error = np.sqrt(sum(y.var() / 5 for y in x)) / 5  # of the mean over tasks
+    for units, share in (([np.full(5, 100.0)] * 5, 1), (x, np.sqrt(2))):  # the unit's error counts
+        ours = compare.aggregate(x, units)
+        assert ours.value == pytest.approx(1.0)
+        width = 2 * 1.96 * share * error / 100
+        assert ours.high - ours.low == pytest.approx(width, rel=0.1)
 
 
 def test_bins():
