@@ -50,8 +50,8 @@ def sign_flip(x: np.ndarray) -> float:
 
 
 def aggregate(samples: list[np.ndarray], units: list[np.ndarray]) -> Estimate:
-    """Mean over tasks of an arm's mean over seeds, in units of another arm's, from one array [seeds]
-    per task of each. The bootstrap is stratified: it draws within each task, of both arms."""
+    """Mean over tasks of an arm's mean over seeds, in units of another arm's: one array [seeds] per
+    task of each. The bootstrap is stratified: it draws within each task, of both arms."""
     tasks = len(samples)
     data = [*samples, *units]
 

@@ -242,8 +242,9 @@ to new, over the rollout at the end of an iteration; the median over training, t
 over seeds. Kill: the fraction of minibatch samples in the kill set of ε, whatever the arm does
 with them. Intervals of one task are Student's t, of two arms Welch's; over tasks they are the
 percentile bootstrap, which draws the arm's and the clip's seeds anew within each task; of five
-tasks with five normal seeds it holds the truth in some 90 % of cases, not 95. p is of the exact two-sided sign-flip test
-on the pairs: with five pairs it cannot go below 0.06, with three not below 0.25."""
+tasks with five normal seeds it holds the truth in some 90 % of cases, not 95. p is of the exact
+two-sided sign-flip test on the pairs: with five pairs it cannot go below 0.06, with three not below
+0.25."""
 
 
 def main_section(results: Results) -> str:
@@ -285,7 +286,7 @@ def partition_section(results: Results) -> str:
     return f"""## Kill and pass of PPO-Clip
 
 Fraction of the minibatch samples in each set. The peak is that of the mean over seeds in one
-point of the curves; the paper's is of one iteration, and so a little higher.
+point of the curves; the paper's is of one iteration, where a mean over four would be a little lower.
 
 {table([*header, "the paper's, all tasks"], rows)}
 ![Kill and pass](partition.png)
@@ -463,9 +464,10 @@ def refuse_to_lose(kept: list[Run], setup: dict[str, str], args: argparse.Namesp
     lost = [run for run in kept if collect.oddities(run, setup)]
     if lost:
         odd = collect.oddities(lost[0], setup)
+        command = f"python benchmark/report.py {args.runs or 'RUNS'} OTHER"
         fail(
             f"{args.results} keeps {len(lost)} runs that were made otherwise ({odd}), and stays as "
-            f"it is: name another folder, as in python benchmark/report.py {args.runs or 'RUNS'} OTHER"
+            f"it is: name another folder, as in {command}"
         )
 
 
