@@ -22,10 +22,15 @@ import insert
 import listing
 import markers
 import slide
-from draw import describe, load
+from draw import describe, load, output_folder
 
 FORMS = {"clip": "min", "phi": "Φ", "klip": "β<sub>t</sub>", "kl_scalar": "scalar β"}
 JAVASCRIPT = ("state", "chart", "script", "sample", "predict", "scalar", "compare", "main")
+
+
+def script_names() -> list[str]:
+    """The four scripts, then those with a block of shapes/."""
+    return [*FORMS, *insert.names(), *insert.exercises()]
 
 
 def script_text(name: str) -> str:
@@ -72,9 +77,7 @@ def file_parts() -> dict[str, str]:
 
 def block_html(name: str) -> str:
     """The policy loss of a script, with its name for JavaScript to find."""
-    text = script_text(name)
-    rows = block_rows(text)
-    lines = listing.code_lines(text)[rows.start : rows.stop]
+    lines = listing.code_lines(markers.policy_loss(script_text(name)))
     return f'<div class="block" data-name="{name}">{"".join(lines)}</div>\n'
 
 
@@ -128,8 +131,7 @@ def form_options() -> str:
 
 def numbers() -> dict:
     """The page's data."""
-    names = [*FORMS, *insert.names(), *insert.exercises()]
-    scripts = {name: load(script_text(name)) for name in names}
+    scripts = {name: load(script_text(name)) for name in script_names()}
     scalar = scripts.pop("kl_scalar")  # its penalty is no multiple of grad log pi
     return curves.tables(scripts) | {"cloud": curves.cloud(scripts["klip"], scalar)}
 
@@ -147,13 +149,12 @@ def build() -> dict[str, str]:
     forms = [("min", lines["clip"]), ("Φ", lines["phi"]), (beta_t, lines["klip"])]
     svg = slide.draw([(name, [line[4:] for line in block]) for name, block in forms], data)
     javascript = [(SOURCE / f"{name}.js").read_text(encoding="utf-8") for name in JAVASCRIPT]
-    names = [*FORMS, *insert.names(), *insert.exercises()]
     parts = file_parts() | {
         "STYLE": (SOURCE / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": "\n".join(javascript),
         "DATA": json.dumps(data, separators=(",", ":")),
         "ALIGNED": aligned_html(),
-        "BLOCKS": "".join(block_html(name) for name in names),
+        "BLOCKS": "".join(block_html(name) for name in script_names()),
         "FORM_OPTIONS": form_options(),
         "RULE_OPTIONS": rule_options(),
         "SLIDE": svg,
@@ -163,7 +164,7 @@ def build() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
+    folder = output_folder("Write index.html and slide.svg into FOLDER.", DOCS)
     for name, text in build().items():
         (folder / name).write_text(text, encoding="utf-8")
         print(f"{folder / name}: {len(text.encode()):,} bytes")

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
+from draw import sample_loss
 from torch.distributions import Normal
 
 EPSILONS = [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
@@ -26,31 +27,11 @@ NEW_MEAN, NEW_LOGSTD = 0.25, -0.12
 
 def evaluate(script: ModuleType, epsilon: float) -> dict[str, np.ndarray]:
     """Objective, coefficient of grad log pi, kill and pass, each [advantages, ratios]."""
-    args = script.Args(clip_coef=epsilon)
-    zero = torch.zeros(1, dtype=torch.float64)
-    old_mean = torch.zeros(1, 1, dtype=torch.float64)
-    new_mean = old_mean + 2**0.5  # a KL of 1, for rules that ask how far the state has moved
 
     def loss(logprob: torch.Tensor, advantage: torch.Tensor) -> tuple[torch.Tensor, dict]:
         """ppo_loss of a minibatch of this sample alone."""
-        agent = SimpleNamespace(
-            actor_mean=lambda obs: new_mean,
-            actor_logstd=torch.zeros(1, dtype=torch.float64),
-            logprob=lambda mean, actions: logprob.reshape(1),
-            get_value=lambda obs: zero,
-            entropy=lambda: torch.zeros((), dtype=torch.float64),
-        )
-        batch = script.Batch(
-            obs=zero,
-            actions=zero,
-            old_logprob=zero + OLD_LOGPROB,
-            old_mean=old_mean,
-            old_logstd=torch.zeros_like(old_mean),
-            old_value=zero,
-            advantages=advantage.reshape(1),
-            returns=zero,
-        )
-        return script.ppo_loss(agent, args, batch)
+        old_logprob = torch.full((1,), OLD_LOGPROB, dtype=torch.float64)
+        return sample_loss(script, epsilon, logprob.reshape(1), old_logprob, advantage.reshape(1))
 
     # A hair towards 1, so that the ratios 1 - epsilon and 1 + epsilon lie in the band.
     ratios = 1 + (torch.tensor(RATIOS, dtype=torch.float64) - 1) * (1 - 1e-9)

@@ -6,7 +6,7 @@ A curve is the coefficient c of grad log pi, taken by autograd from ppo_loss of 
 """
 
 import math
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -41,34 +41,47 @@ def load(text: str) -> ModuleType:
     return module
 
 
-def coefficient(
-    script: ModuleType, ratio: np.ndarray, advantage: np.ndarray, epsilon: float, kl: float = 1.0
-) -> np.ndarray:
-    """c = d objective / d log pi of samples with these ratios and advantages, all [N].
+def sample_loss(
+    script: ModuleType,
+    epsilon: float,
+    logprob: torch.Tensor,
+    old_logprob: torch.Tensor,
+    advantage: torch.Tensor,
+    kl: float = 1.0,
+) -> tuple[torch.Tensor, dict]:
+    """ppo_loss of samples of which no more is known than this, all [N].
 
     kl is how far the policy has moved in their states, for the rules that ask.
     """
-    zeros = torch.zeros(len(ratio))
-    logprob = torch.tensor(ratio).float().log().requires_grad_()
-    mean = zeros.unsqueeze(-1) + (2 * kl) ** 0.5  # of a Gaussian whose mean was 0, std 1
+    zeros = torch.zeros_like(advantage)
+    old_mean = zeros.unsqueeze(-1)
     agent = SimpleNamespace(
-        actor_mean=lambda obs: mean,
-        actor_logstd=torch.zeros(1),
+        actor_mean=lambda obs: old_mean + (2 * kl) ** 0.5,
+        actor_logstd=torch.zeros(1, dtype=zeros.dtype),
         logprob=lambda mean, actions: logprob,
         get_value=lambda obs: zeros,
-        entropy=lambda: torch.zeros(()),
+        entropy=lambda: torch.zeros((), dtype=zeros.dtype),
     )
     batch = script.Batch(
         obs=zeros,
         actions=zeros,
-        old_logprob=zeros,
-        old_mean=torch.zeros_like(mean),
-        old_logstd=torch.zeros_like(mean),
+        old_logprob=old_logprob,
+        old_mean=old_mean,
+        old_logstd=torch.zeros_like(old_mean),
         old_value=zeros,
-        advantages=torch.tensor(advantage).float(),
+        advantages=advantage,
         returns=zeros,
     )
-    loss, _ = script.ppo_loss(agent, script.Args(clip_coef=epsilon), batch)
+    return script.ppo_loss(agent, script.Args(clip_coef=epsilon), batch)
+
+
+def coefficient(
+    script: ModuleType, ratio: np.ndarray, advantage: np.ndarray, epsilon: float, kl: float = 1.0
+) -> np.ndarray:
+    """c = d objective / d log pi of samples with these ratios and advantages, all [N]."""
+    logprob = torch.tensor(ratio).float().log().requires_grad_()
+    advantage = torch.tensor(advantage).float()
+    loss, _ = sample_loss(script, epsilon, logprob, torch.zeros_like(logprob), advantage, kl)
     (grad,) = torch.autograd.grad(loss, logprob)
     return -len(ratio) * grad.numpy()  # the loss is a mean
 
@@ -165,10 +178,22 @@ def draw() -> "matplotlib.figure.Figure":
     return figure
 
 
+def output_folder(description: str, default: Path) -> Path:
+    """The folder named on the command line, made if need be; exits if it cannot be."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=default)
+    folder = parser.parse_args().folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.exit(2, f"{parser.prog}: error: cannot make {folder}: {error.strerror}\n")
+    return folder
+
+
 if __name__ == "__main__":
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "shapes"  # the same file each time it is drawn
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHAPES
+    folder = output_folder("Draw shapes.png and shapes.svg into FOLDER.", SHAPES)
     picture = draw()
     picture.savefig(folder / "shapes.png", dpi=120)
     picture.savefig(folder / "shapes.svg", metadata={"Date": None})

@@ -384,3 +384,14 @@ def test_the_figure_has_a_panel_for_every_rule():
     titles = [axis.texts[0].get_text() for axis in figure.axes if axis.get_visible()]
     assert titles == ["PPO-Clip", *[draw.describe(name)[0] for name in names()]]
     assert figure.get_facecolor() == (1, 1, 1, 1)  # legible on a dark page too
+
+
+def test_a_folder_to_draw_into_is_made_or_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["draw.py", str(tmp_path / "new" / "folder")])
+    assert draw.output_folder("", ROOT).is_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["draw.py", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as stopped:
+        draw.output_folder("", ROOT)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"draw.py: error: cannot make {tmp_path}/file: File exists\n"

@@ -49,10 +49,10 @@ function startChart(svg, { x, y, xTicks, yTicks, xName, yName, bottom = 316 }) {
 }
 
 /** Lines through 0 and, on the left, the frame. */
-function drawAxes(chart, verticalAt) {
+function drawAxes(chart) {
   const { left, right, top, bottom } = chart.box;
   const zero = chart.toY(0);
-  const vertical = chart.toX(verticalAt);
+  const vertical = chart.toX(0);
   const path = `M${left} ${zero}H${right}M${vertical} ${top}V${bottom}`;
   chart.svg.append(svgElement("path", { d: path, class: "axis" }));
 }

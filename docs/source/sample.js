@@ -136,7 +136,7 @@ function drawPlane(at) {
       drawSetName(chart, letter, chart.toX(middle), nameY);
     }
   }
-  drawAxes(chart, 0);
+  drawAxes(chart);
   const set = setOf(at);
   drawMark(chart, set, data.ratios[at.w], data.advantages[at.A], 1.7);
 }
@@ -159,7 +159,7 @@ function drawCurves(svg, quantity, at, height) {
     const middle = nearest(data.ratios, (range[0] + range[1]) / 2);
     drawRegion(chart, data.sets[at.epsilon][at.A][middle], range, [-height, height]);
   }
-  drawAxes(chart, 0);
+  drawAxes(chart);
   for (const form of shownForms()) {
     drawCurve(chart, data.ratios, curveOf(form, quantity, at), curveClass(form));
   }

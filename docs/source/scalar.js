@@ -29,7 +29,7 @@ function drawCloud(svg, pushes) {
     xName: "push on the mean",
     yName: "push on the spread",
   });
-  drawAxes(chart, 0);
+  drawAxes(chart);
   for (const letter of "ipk") {
     pushes.forEach(([right, up], i) => {
       if (data.cloud.sets[i] === letter) {
