@@ -383,9 +383,10 @@ def oddities(run: Run, setup: dict[str, str]) -> str:
     """Where a run was made otherwise, in words, and nothing if nowhere."""
     odd = []
     for name in sorted(setup | run.setup):
-        ours = run.setup.get(name)
-        if ours != setup.get(name):
-            odd.append(f"{name} {ours} instead of {setup.get(name)}")
+        ours = run.setup.get(name, "absent")
+        common = setup.get(name, "absent")
+        if ours != common:
+            odd.append(f"{name} {ours} instead of {common}")
     return ", ".join(odd)
 
 
