@@ -93,6 +93,12 @@ def aligned_blocks() -> dict[str, list[str]]:
     return blocks
 
 
+def without_comments(block: list[str]) -> list[str]:
+    """The lines of code of a policy loss, not indented."""
+    lines = [line.strip() for line in block]
+    return [line for line in lines if not line.startswith("#")]
+
+
 def aligned_html() -> str:
     """The four policy losses, stacked."""
     parts = []
@@ -144,10 +150,11 @@ def fill(template: str, parts: dict[str, str]) -> str:
 def build() -> dict[str, str]:
     """The text of every file that is built, by name."""
     data = numbers()
-    lines = {name: block[1:] for name, block in aligned_blocks().items() if name != "kl_scalar"}
+    blocks = aligned_blocks()
     beta_t = 'β<tspan font-size="18" dy="5">t</tspan>'
-    forms = [("min", lines["clip"]), ("Φ", lines["phi"]), (beta_t, lines["klip"])]
-    svg = slide.draw([(name, [line[4:] for line in block]) for name, block in forms], data)
+    titles = {"clip": "min", "phi": "Φ", "klip": beta_t}
+    forms = [(title, without_comments(blocks[name])) for name, title in titles.items()]
+    svg = slide.draw(forms, data)
     javascript = [(SOURCE / f"{name}.js").read_text(encoding="utf-8") for name in JAVASCRIPT]
     parts = file_parts() | {
         "STYLE": (SOURCE / "page.css").read_text(encoding="utf-8"),

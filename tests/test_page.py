@@ -15,6 +15,7 @@ import build
 import insert
 import listing
 import markers
+import slide
 
 PAGE = ROOT / "docs" / "index.html"
 RULES = [*insert.names(), *insert.exercises()]
@@ -84,6 +85,13 @@ def test_lines_keep_their_text():
         == source.replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;").split("\n")[:-1]
     )
     assert '<span class="string">' in listing.code_lines(source)[5]
+
+
+def test_every_line_of_the_slide_fits_its_width():
+    svg = (ROOT / "docs" / "slide.svg").read_text(encoding="utf-8")
+    widths = [float(width) for width in re.findall(r'textLength="(\d+)"', svg)]
+    assert len(widths) == 5  # one line of code, and twice two
+    assert slide.LEFT + max(widths) < slide.WIDTH
 
 
 def test_tokens_in_columns():
@@ -333,19 +341,20 @@ def test_beta_t_cancels_the_killed_and_no_scalar_does(page):
 @needs_browser
 def test_only_the_blocks_differ(page):
     page.open(PAGE, "part=5&left=phi&right=klip")
-    differing = "all('#diff .differs').map((line) => line.textContent)"
-    pairs = page.js(differing)
+    pairs = page.js("all('#diff .differs').map((line) => line.textContent)")
     blocks = [markers.policy_loss(text_of(name)).splitlines() for name in ("phi", "klip")]
-    assert [pairs[::2], pairs[1::2]] == blocks
+    sides = [pairs[::2], pairs[1::2]]  # "" where a line has no partner
+    assert [[line for line in side if line] for side in sides] == blocks
     assert page.js("all('#diff mark').slice(0, 3).map((mark) => mark.textContent)") == [
         "phi",
         "(",
         "-",
     ]
     page.js("all('#diff .equal').forEach((button) => button.click())")
-    lines = page.js("all('#diff .line').map((line) => line.textContent.trimEnd())")
-    assert "\n".join(lines[::2]) + "\n" == text_of("phi")
-    assert "\n".join(lines[1::2]) + "\n" == text_of("klip")
+    for side, name in (("odd", "phi"), ("even", "klip")):
+        cells = f"all('#diff .line:nth-child({side} of .line):not(.missing)')"
+        lines = page.js(f"{cells}.map((line) => line.textContent.trimEnd())")
+        assert "\n".join(lines) + "\n" == text_of(name)
 
 
 @needs_browser
