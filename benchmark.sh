@@ -29,7 +29,8 @@ work: a run holds a lock on its log file for as long as it lives.
   --steps N    environment steps in each run        (1000000)
   --jobs N     runs at a time, one thread each      (one per core)
   --out DIR    has a folder {env}__{arm}__{seed} and a log file for each run  (runs/benchmark)
-               The report goes to benchmark/results, but to DIR/results with --out or --quick.
+               The report goes to DIR/results. benchmark/results is left alone: to add these runs to
+               it, python benchmark/report.py DIR benchmark/results
   -- FLAGS     all that follows goes to every script, as in: -- --compile
                One DIR holds runs of one --steps and FLAGS. As long as none has finished and none
                is running, others may be given.
@@ -82,8 +83,6 @@ if [ -n "$quick" ]; then
 fi
 envs=${envs:-HalfCheetah-v4,Hopper-v4,Walker2d-v4,Ant-v4,Humanoid-v4} seeds=${seeds:-1,2,3,4,5}
 steps=${steps:-1000000} out=${out:-runs/benchmark} out=${out%/}
-results=$out/results
-[ "$out" = runs/benchmark ] && results=benchmark/results
 [ -n "$SLURM_ARRAY_TASK_ID" ] && jobs=1
 jobs=${jobs:-$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)}
 
@@ -97,7 +96,7 @@ lines=$("$PYTHON" benchmark/grid.py "$mode" "${grid[@]}") || exit 2
 cells=()
 while IFS= read -r line; do cells+=("$line"); done <<< "$lines"
 [ "$mode" = list ] && printf '%s\n' "${cells[@]#* }" && exit
-[ "$mode" = report ] && exec "$PYTHON" benchmark/report.py "$out" "$results"
+[ "$mode" = report ] && exec "$PYTHON" benchmark/report.py "$out" "$out/results"
 
 # One folder holds one experiment. All copies and their runs share descriptor 8 and a lock on it.
 trouble=$({ mkdir -p "$out" && : >> "$out/settings"; } 2>&1) ||
@@ -238,7 +237,7 @@ done
 measure
 say "$progress"
 [ ${#failed[@]} -gt 0 ] && printf 'failed: %s\n' "${failed[@]}"
-[ -n "$SLURM_ARRAY_TASK_ID" ] || "$PYTHON" benchmark/report.py "$out" "$results" || exit 1
+[ -n "$SLURM_ARRAY_TASK_ID" ] || "$PYTHON" benchmark/report.py "$out" "$out/results" || exit 1
 [ ${#failed[@]} = 0 ]
 exit
 
