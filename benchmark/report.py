@@ -171,7 +171,7 @@ def returns_table(results: Results, cells: list[Cell], paper: dict[Cell, dict]) 
         runs = results.cell(env_id, arm)
         row = [env_id, label(arm), ", ".join(map(fixed, x)) or "no episode ended in time"]
         row.append(f"{fixed(x.mean())} ± {x.std():.0f}" if len(x) > 1 else "–")
-        row.append(interval(compare.mean(x)) if len(x) > 1 else "–")
+        row.append(interval(compare.mean(x)) if len(x) > 2 else "–")  # of two it is only wide
         row.append(f"{choose.typical([run.median_kl for run in runs]):.2g}")
         row.append(f"{np.mean([run.kill_fraction for run in runs]):.3f}")
         theirs = paper.get((env_id, arm))
@@ -300,8 +300,8 @@ def choice_table(choices: list[choose.Choice]) -> str:
     """Which settings were chosen."""
     rows = []
     for choice in choices:
-        family = figures.family(choice.base)
-        rows.append([choice.env_id, family, choice.tried, label(choice.best), label(choice.single)])
+        values = [arms.shortest(arms.parse(arm).value) for arm in (choice.best, choice.single)]
+        rows.append([choice.env_id, figures.family(choice.base), choice.tried, *values])
     return table(["task", "arm", "tried", "best on the task", "best on all swept tasks"], rows)
 
 

@@ -174,8 +174,8 @@ def test_the_sweep_chooses_on_tuning_seeds_and_reports_on_test_seeds(tmp_path):
             # on the test seeds it is the other way round, which must not change the choice
             write_run(tmp_path, arm, 1, env_id, episodic_return=1000 - score)
     text = markdown(tmp_path)
-    assert "| Ant-v4 | fixed β | 2 | fixed β = 10 | fixed β = 10 |" in text
-    assert "| Humanoid-v4 | fixed β | 2 | fixed β = 3 | fixed β = 10 |" in text
+    assert "| Ant-v4 | fixed β | 2 | 10 | 10 |" in text
+    assert "| Humanoid-v4 | fixed β | 2 | 3 | 10 |" in text
     tuning, test = text.split("### On the test seeds")
     assert "| Ant-v4 | fixed β = 10 | 91, 92 |" in tuning
     assert "| Ant-v4 | fixed β = 10 | 950 |" in test and "91, 92" not in test
