@@ -26,6 +26,7 @@ QUANTILES = ("q01", "q10", "q50", "q90", "q99")
 RATIOS = tuple(f"ratio/{quantile}" for quantile in QUANTILES)  # all or, in old runs, none
 CURVES = {  # column of curves.csv: scalar of the event file, significant digits
     "return": ("charts/episodic_return", 5),
+    "length": ("charts/episodic_length", 4),
     "kl": ("losses/kl", 5),
     "kill": ("partition/kill", 5),
     "pass": ("partition/pass", 5),
@@ -76,6 +77,12 @@ class Run:
     def median_kl(self) -> float:
         """The median over training of the KL."""
         return float(np.nanmedian(self.curve["kl"]))
+
+    @property
+    def median_length(self) -> float:
+        """The median over training of the episodes' length; NaN where it is not known."""
+        known = self.curve["length"][~np.isnan(self.curve["length"])]
+        return float(np.median(known)) if len(known) else np.nan
 
 
 def text(value: object) -> str:

@@ -94,6 +94,14 @@ def over_steps(axis: Axes) -> None:
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
+def logarithmic(axis: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("")
+
+
 def draw_seeds(axis: Axes, results: Results, env_id: str, arm: str, column: str, **style) -> None:
     """A thin line per seed, and the mean over seeds in `style`."""
     curves = results.curves(env_id, arm, column)
@@ -228,30 +236,33 @@ def over_setting(axis: Axes, results: Results, env_id: str, base: str, name: str
 
 
 def sweep(tuning: Results, swept: dict[str, dict[str, int]]) -> Figure:
-    """Return and KL over the setting: two rows per task, a column per arm."""
+    """Return, KL and length of episodes over the setting: three rows per task, a column per arm."""
     tasks = set().union(*swept.values())
     envs = [env_id for env_id in tuning.envs if env_id in tasks]
     figure = Figure(
-        figsize=(1.2 + 2.7 * len(swept), 0.6 + 3.1 * len(envs)),
+        figsize=(1.2 + 2.7 * len(swept), 0.6 + 4.2 * len(envs)),
         layout="constrained",
     )
     axes = figure.subplots(
-        2 * len(envs),
+        3 * len(envs),
         len(swept),
         sharex="col",
         sharey="row",
         squeeze=False,
-        height_ratios=[3, 2] * len(envs),
+        height_ratios=[3, 2, 2] * len(envs),
     )
     for column, base in zip(axes.T, swept):
         column[0].set_title(family(base))
         for i, env_id in enumerate(envs):
-            over_setting(column[2 * i], tuning, env_id, base, "episodic_return")
-            over_setting(column[2 * i + 1], tuning, env_id, base, "median_kl")
-            column[2 * i + 1].set_yscale("log")
+            over_setting(column[3 * i], tuning, env_id, base, "episodic_return")
+            over_setting(column[3 * i + 1], tuning, env_id, base, "median_kl")
+            over_setting(column[3 * i + 2], tuning, env_id, base, "median_length")
+            logarithmic(column[3 * i + 1])
+            logarithmic(column[3 * i + 2])
     for i, env_id in enumerate(envs):
-        axes[2 * i, 0].set_ylabel(f"{env_id}\nfinal return")
-        axes[2 * i + 1, 0].set_ylabel("KL")
+        axes[3 * i, 0].set_ylabel(f"{env_id}\nfinal return")
+        axes[3 * i + 1, 0].set_ylabel("KL")
+        axes[3 * i + 2, 0].set_ylabel("steps per\nepisode")
     grey = entry("mean of PPO-Clip at ε = 0.2", **GREY)
     figure.legend(handles=[grey], loc="outside lower center", frameon=False)
     return figure
@@ -291,9 +302,17 @@ def kl_and_estimate(axis: Axes, results: Results, env_id: str, names: list[str])
             axis.plot(steps, gmean(curves), color=color(arm), ls=dashes, lw=1.4)
 
 
+def episode_lengths(axis: Axes, results: Results, env_id: str, names: list[str]) -> None:
+    """Steps per episode over training: the mean over runs."""
+    for arm in names:
+        steps = results.cell(env_id, arm)[0].curve["step"]
+        lengths = results.curves(env_id, arm, "length")
+        axis.plot(steps, gmean(drawable(lengths)), color=color(arm), lw=1.4)
+
+
 def why(results: Results, panels: dict[str, list[str]]) -> Figure:
     """Ratios of the clip and of scalar baselines at about its mean KL: a row per task."""
-    columns = 1 + max(map(len, panels.values()))
+    columns = 2 + max(map(len, panels.values()))
     figure = Figure(
         figsize=(1.0 + 2.7 * columns, 0.9 + 2.5 * len(panels)),
         layout="constrained",
@@ -304,19 +323,18 @@ def why(results: Results, panels: dict[str, list[str]]) -> Figure:
             axis.sharey(row[0])
         for axis in row:
             over_steps(axis)
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("")
+            logarithmic(axis)
         for axis, arm in zip(row, names):
             ratio_quantiles(axis, results, env_id, arm)
             reached = typical([run.median_kl for run in results.cell(env_id, arm)])
             axis.set_title(f"{label(arm)}: KL {reached:.2g}")
-        for axis in row[len(names) : -1]:
+        for axis in row[len(names) : -2]:
             axis.axis("off")
         row[0].set_ylabel(f"{env_id}\nratio w")
-        row[-1].set_title("KL of the same arms")
-        kl_and_estimate(row[-1], results, env_id, names)
+        row[-2].set_title("KL of the same arms")
+        kl_and_estimate(row[-2], results, env_id, names)
+        row[-1].set_title("their steps per episode")
+        episode_lengths(row[-1], results, env_id, names)
     handles = [
         entry("median of w", color="black", lw=1),
         entry("10 to 90 %", color="0.5", lw=6),

@@ -314,9 +314,10 @@ def sweep_section(tuning: Results, test: Results) -> str:
         text += f"""
 Chosen by the mean return on the tuning seeds ({seeds}), which count in no other table, as far as
 all settings of an arm have them; over several tasks by the sum of the returns in units of the
-default clip's. A sweep of ε moves the clip of the value loss, too: both are --clip-coef.
+default clip's. A sweep of ε moves the clip of the value loss, too: both are --clip-coef. KL and
+steps per episode are medians over training.
 
-![Return and KL over the setting, all seeds](sweep.png)
+![Return, KL and steps per episode over the setting, all seeds](sweep.png)
 
 {choice_table(choices)}"""
     is_sweep = any(choose.has_value(arm) for arm in tuning.arms)
@@ -369,16 +370,18 @@ def why_section(results: Results, panels: dict[str, list[str]]) -> str:
             for column in ("kl", "approx_kl", "q01", "q10", "q90", "q99"):
                 medians = [np.median(run.curve[column]) for run in runs]
                 row.append(f"{choose.typical(medians):.3g}")
+            row.append(f"{np.mean([run.median_length for run in runs]):.0f}")
             x = results.values(env_id, arm)
             rows.append([*row, fixed(x.mean()) if len(x) else "–"])
     header = ["task", "arm", "runs", "KL", "mean of w − 1 − log w"]
-    header += ["w: 1 %", "10 %", "90 %", "99 %", "final return"]
+    header += ["w: 1 %", "10 %", "90 %", "99 %", "steps per episode", "final return"]
     return f"""## Why: the ratios behind a mean KL
 
 Quantiles of the ratio w over the rollout at the end of an iteration, where the KL is measured,
 too; w − 1 − log w is averaged over the minibatches of the iteration, as CleanRL's approx_kl.
 Beside the clip stands, of each scalar baseline, the setting whose KL is nearest to the clip's.
-Medians over training, geometric means over runs, tuning seeds included.
+Medians over training, geometric means over runs (of the steps and returns the plain mean), tuning
+seeds included.
 
 ![Quantiles of the ratio over training](why.png)
 
