@@ -303,7 +303,7 @@ def kl_and_estimate(axis: Axes, results: Results, env_id: str, names: list[str])
 
 
 def episode_lengths(axis: Axes, results: Results, env_id: str, names: list[str]) -> None:
-    """Steps per episode over training: the mean over runs."""
+    """Steps per episode over training: the geometric mean over runs, whose axis is logarithmic."""
     for arm in names:
         steps = results.cell(env_id, arm)[0].curve["step"]
         lengths = results.curves(env_id, arm, "length")
