@@ -9,6 +9,11 @@ the packages. prepare makes the folder OUT ready, with the file OUT/settings as 
 Bad input ends in one line and exit code 2, before anything is written.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it in silence, imports and all
+
 import fcntl
 import importlib.util
 import io
@@ -16,7 +21,6 @@ import itertools
 import os
 import re
 import shlex
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -243,5 +247,4 @@ def main(mode: str, out: str, envs: str, seeds: str, names: str, steps: str, *fl
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main(*sys.argv[1:])
