@@ -342,6 +342,30 @@ steps per episode are medians over training.
 # ---- shapes, and why
 
 
+def mean_with_mark(x: np.ndarray, clip: np.ndarray) -> str:
+    """The mean of x [seeds]; marked where all of x are beyond all of the clip's."""
+    if not len(x):
+        return "–"
+    mark = ""
+    if len(clip) and x.min() > clip.max():
+        mark = " ▲"
+    if len(clip) and x.max() < clip.min():
+        mark = " ▼"
+    return fixed(x.mean()) + mark
+
+
+def overview_table(results: Results) -> str:
+    """Mean final return: a row per arm, a column per task."""
+    rows = []
+    for arm in results.arms:
+        row = [label(arm)]
+        for env_id in results.envs:
+            x = results.values(env_id, arm)
+            row.append(mean_with_mark(x, results.values(env_id, "clip")))
+        rows.append(row)
+    return table(["mean return", *results.envs], rows)
+
+
 def shapes_section(results: Results) -> str:
     """Other clipping rules beside the clip."""
     own = choose.beside_shapes(results)
@@ -350,10 +374,15 @@ def shapes_section(results: Results) -> str:
     number = sum(arm != "clip" for _, arm in cells_of(own))
     return f"""## Shapes: other clipping rules
 
-Each is a policy-loss block in shapes/rules. Differences below: {number}. Were all of them 0, one in
-twenty of their intervals would still leave out 0.
+Each is a policy-loss block in shapes/rules. ▲ (▼): each of its seeds above (below) each of the
+clip's. Had a rule the clip's own returns, two seeds would be above five in one case of 21, and
+below in another.
 
+{overview_table(own)}
 ![Final return of every seed, by clipping rule](shapes.png)
+
+Differences below: {number}. Were all of them 0, one in twenty of their intervals would still leave
+out 0.
 
 {comparison(own, cells_of(own), own.arms, {})}"""
 

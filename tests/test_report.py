@@ -228,6 +228,17 @@ def test_shapes_stand_beside_the_clip(tmp_path):
     assert "Sweep" not in text
 
 
+def test_a_shape_is_marked_where_all_its_seeds_are_beyond_all_of_the_clips(tmp_path):
+    returns = {"clip": (100, 300), "cispo": (20, 99), "dpo": (301, 400), "spo": (301, 300)}
+    for arm, values in returns.items():
+        for seed, value in enumerate(values, 1):
+            write_run(tmp_path, arm, seed, episodic_return=float(value))
+    text = markdown(tmp_path)
+    for row in ("PPO-Clip | 200", "cispo | 60 ▼", "dpo | 350 ▲", "spo | 300"):
+        assert f"| {row} |" in text
+    assert text.count("▲ |") == text.count("▼ |") == 1
+
+
 def test_no_episode_in_time_and_a_single_seed_are_no_numbers(tmp_path):
     write_run(tmp_path, "clip", 1)
     write_run(tmp_path, "kl_fixed", 1, episodic_return=None)
