@@ -143,9 +143,9 @@ def draw() -> "matplotlib.figure.Figure":
     """The clip, with the words one needs, then a panel per rule."""
     from matplotlib import pyplot as plt
 
-    columns = 4
+    columns = 5
     rows = math.ceil((1 + len(names())) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(16, 3.4 * rows))
+    figure, axes = plt.subplots(rows, columns, figsize=(20, 3.4 * rows))
     clip = load(SCRIPT.read_text())
     first = axes.flat[0]
     draw_panel(first, clip, clip, 2)

@@ -50,6 +50,10 @@ def cispo(w, a, eps, kl):
     return w.clamp(1 - eps, 1 + eps).detach() * a * w.log()
 
 
+def cispo_upper(w, a, eps, kl):
+    return w.clamp(max=1 + eps).detach() * a * w.log()
+
+
 def clip_higher(w, a, eps, kl):
     return clipped(w, a, 1 - eps, 1 + 1.4 * eps)
 
@@ -116,7 +120,8 @@ def no_stop_gradient(w, a, eps, kl):
     return w * a - masked(w, a, killed(w, a, eps)) * w.log()
 
 
-RULES = [cispo, clip_higher, dpo, dppo, dual_clip, one_sided, rollback, sapo, soft, spo, two_sided]
+RULES = [cispo, cispo_upper, clip_higher, dpo, dppo, dual_clip, one_sided, rollback, sapo, soft]
+RULES += [spo, two_sided]
 EXERCISES = [epsilon_infinity, epsilon_zero, no_stop_gradient]
 PUBLISHED = {function.__name__: function for function in RULES + EXERCISES}
 RATIOS = [0.02, 0.3, 0.55, 0.65, 0.69, 0.72, 0.79, 0.81, 0.89, 0.91, 0.97]
