@@ -212,6 +212,34 @@ def dots(results: Results) -> Figure:
     return figure
 
 
+# ---- shapes
+
+OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")
+MOST_KL = 100.0  # where all that is above is drawn
+
+
+def over_kl(results: Results) -> Figure:
+    """Final return over the KL reached: a panel per task, a dot per run, all arms in each."""
+    styles = {"clip": {"color": "black", "marker": "*", "ms": 9}}
+    for i, arm in enumerate(arm for arm in results.arms if arm != "clip"):
+        marker = "osD^"[i // len(OKABE_ITO) % 4]
+        styles[arm] = {"color": OKABE_ITO[i % len(OKABE_ITO)], "marker": marker, "ms": 6}
+    figure, axes = task_panels(results.envs)
+    for axis, env_id in zip(axes, results.envs):
+        for arm in results.arms:
+            runs = results.cell(env_id, arm)
+            kl = [min(run.median_kl, MOST_KL) for run in runs]
+            returns = [run.episodic_return for run in runs]
+            axis.plot(kl, returns, ls="", mew=0, alpha=0.8, **styles[arm])
+        axis.set_xscale("log")
+        axis.set_xlabel(f"KL reached, at most {MOST_KL:g}")
+        axis.set_ylabel("final return")
+        axis.grid(color="0.92")
+    handles = [entry(label(arm), ls="", **styles[arm]) for arm in results.arms]
+    axes[-1].legend(handles=handles, loc="center left", ncols=2, frameon=False)
+    return figure
+
+
 # ---- the sweep
 
 

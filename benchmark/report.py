@@ -381,6 +381,8 @@ below in another.
 {overview_table(own)}
 ![Final return of every seed, by clipping rule](shapes.png)
 
+![Final return over the KL reached, by clipping rule](shapes_kl.png)
+
 Differences below: {number}. Were all of them 0, one in twenty of their intervals would still leave
 out 0.
 
@@ -456,6 +458,7 @@ def draw(data: Data) -> dict[str, Figure]:
     shapes = choose.beside_shapes(data.test)
     if shapes.runs:
         drawn["shapes"] = figures.dots(shapes)
+        drawn["shapes_kl"] = figures.over_kl(shapes)
     if data.panels:
         drawn["why"] = figures.why(data.logged, data.panels)
     return drawn

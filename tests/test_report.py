@@ -222,7 +222,7 @@ def test_shapes_stand_beside_the_clip(tmp_path):
         write_run(tmp_path, "clip", seed)
         write_run(tmp_path, shape, seed, episodic_return=100.0 * seed - 10)
     text = markdown(tmp_path)
-    assert "shapes.png" in text
+    assert "(shapes.png)" in text and "(shapes_kl.png)" in text
     assert f"| Hopper-v4 | {shape} | 90, 190, 290 |" in text
     assert "| 3 | −10 (−10 to −10) | 0.25 |" in text
     assert "Sweep" not in text
