@@ -21,18 +21,27 @@ from tensorboard.compat.proto.event_pb2 import Event
 ENVS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4")  # the paper's
 POINTS = 122  # in a curve, as in the paper's figures
 EPISODIC = ("charts/episodic_return", "charts/episodic_length")  # only where an episode ended
-LOGGED = ("losses/kl", "losses/approx_kl", "partition/kill", "partition/pass", "charts/SPS")
+LOGGED = (
+    "losses/kl",
+    "losses/approx_kl",
+    "losses/entropy",
+    "partition/kill",
+    "partition/pass",
+    "charts/SPS",
+)
 QUANTILES = ("q01", "q10", "q50", "q90", "q99")
 RATIOS = tuple(f"ratio/{quantile}" for quantile in QUANTILES)  # all or, in old runs, none
 CURVES = {  # column of curves.csv: scalar of the event file, significant digits
     "return": ("charts/episodic_return", 5),
     "length": ("charts/episodic_length", 4),
+    "entropy": ("losses/entropy", 5),
     "kl": ("losses/kl", 5),
     "kill": ("partition/kill", 5),
     "pass": ("partition/pass", 5),
     "approx_kl": ("losses/approx_kl", 4),
     **{quantile: (f"ratio/{quantile}", 4) for quantile in QUANTILES},
 }
+LATER = ("length", "entropy")  # columns that the curves.csv of earlier versions lacks
 NUMBERS = ("episodic_return", "kill_fraction", "sps", "wall_time_s")
 VERSIONS = ("torch", "gymnasium", "mujoco", "numpy", "python")
 SETUP = ("global_step", "compile", "device", *VERSIONS)
@@ -288,7 +297,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a CSV file; raises Unusable unless each has all of `columns`."""
+    """The rows of a CSV file; raises Unusable unless each has all of `columns`. Those of LATER are
+    empty where the file has none."""
     try:
         rows = read_csv(path)
     except (OSError, ValueError, csv.Error) as error:
@@ -296,6 +306,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     if not rows:
         raise Unusable(f"{path} holds no row")
     for number, row in enumerate(rows, 2):
+        for column in LATER:
+            row.setdefault(column, "")
         missing = [column for column in columns if row.get(column) is None]
         if missing:
             raise Unusable(f"{path}, line {number}: no {', '.join(missing)}")

@@ -373,3 +373,37 @@ def why(results: Results, panels: dict[str, list[str]]) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     return figure
+
+
+def medians(curve: np.ndarray) -> list[float]:
+    """The medians of twenty parts of a curve; NaN where no episode ended in a part."""
+    parts = np.array_split(curve, min(20, len(curve)))
+    known = [part[~np.isnan(part)] for part in parts]
+    return [np.median(part) if len(part) else np.nan for part in known]
+
+
+def episode_over_entropy(results: Results) -> Figure:
+    """Steps per episode over the policy's entropy, which falls from left to right: a line per run,
+    of medians over twentieths of it; a row per task, a column per kind of loss."""
+    kinds = {
+        "rules on each sample's ratio": lambda arm: arm.base == "clip" or arm.is_shape,
+        "fixed β": lambda arm: arm.base == "kl_fixed",
+        "adaptive β": lambda arm: arm.base == "kl_adaptive",
+    }
+    size = (1.0 + 3.2 * len(kinds), 0.8 + 2.4 * len(results.envs))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(results.envs), len(kinds), sharex="row", sharey="row", squeeze=False)
+    for row, env_id in zip(axes, results.envs):
+        for axis, (title, is_kind) in zip(row, kinds.items()):
+            for run in results.runs:
+                if run.env_id == env_id and is_kind(arms.parse(run.arm)):
+                    x = medians(run.curve["entropy"])
+                    y = medians(run.curve["length"])
+                    axis.plot(x, y, color=color(run.arm), lw=0.8, alpha=0.7)
+            logarithmic(axis)
+            axis.set_title(title)
+            axis.set_xlabel("entropy of the policy")
+            axis.grid(color="0.92")
+        row[0].invert_xaxis()
+        row[0].set_ylabel(f"{env_id}\nsteps per episode")
+    return figure

@@ -416,7 +416,11 @@ seeds included.
 
 ![Quantiles of the ratio over training](why.png)
 
-{table(header, rows)}"""
+{table(header, rows)}
+How long episodes last at the entropy that the policy has come down to:
+
+![Steps per episode over the entropy of the policy](entropy.png)
+"""
 
 
 # ---- all of it
@@ -461,6 +465,8 @@ def draw(data: Data) -> dict[str, Figure]:
         drawn["shapes_kl"] = figures.over_kl(shapes)
     if data.panels:
         drawn["why"] = figures.why(data.logged, data.panels)
+        own = data.logged.only(lambda run: run.env_id in data.panels)
+        drawn["entropy"] = figures.episode_over_entropy(own)
     return drawn
 
 

@@ -1,5 +1,6 @@
 """The report, on made-up runs: what it says of them, and which it must not believe."""
 
+import csv
 import json
 import os
 import resource
@@ -181,6 +182,7 @@ def test_the_sweep_chooses_on_tuning_seeds_and_reports_on_test_seeds(tmp_path):
     assert "| Ant-v4 | fixed β = 10 | 950 |" in test and "91, 92" not in test
     assert "| Humanoid-v4 | fixed β = 10 | +50 (–) | 1 |" in test
     assert "![Quantiles of the ratio over training](why.png)" in text
+    assert "![Steps per episode over the entropy of the policy](entropy.png)" in text
 
 
 def test_the_length_of_episodes_is_the_median_of_those_that_are_known(tmp_path):
@@ -191,8 +193,27 @@ def test_the_length_of_episodes_is_the_median_of_those_that_are_known(tmp_path):
     write_events(folder, scalars)
     run = collect.read_run(folder)
     assert run.median_length == 40  # 35, did the last three count as 0
-    run.curve["length"][:] = np.nan  # as in rows that were kept before lengths were
+    run.curve["length"][:] = np.nan
     assert np.isnan(run.median_length)
+
+
+def test_results_of_before_a_column_was_added_are_kept(tmp_path):
+    runs, to = tmp_path / "runs", tmp_path / "results"
+    write_run(runs)
+    report.main([str(runs), str(to)])
+    rows = list(csv.DictReader((to / "curves.csv").open()))
+    old = [column for column in rows[0] if column not in ("length", "entropy")]
+    with (to / "curves.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, old, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    report.main([str(to)])
+    (run,) = collect.read_results(to)
+    assert np.isnan(run.median_length) and run.median_kl > 0
+    without_kl = (to / "curves.csv").read_text().replace(",kl,", ",lk,")
+    (to / "curves.csv").write_text(without_kl)
+    with pytest.raises(collect.Unusable, match="line 2: no kl"):
+        collect.read_results(to)
 
 
 def test_a_tuning_seed_without_a_setting_is_no_sweep(tmp_path):
