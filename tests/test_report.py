@@ -119,7 +119,7 @@ def test_it_holds_what_the_runs_hold(tmp_path):
             write_run(tmp_path / "runs", arm, seed, episodic_return=100.0 * seed + len(arm))
     report.main([str(tmp_path / "runs"), str(tmp_path / "a")])
     names = {file.name for file in (tmp_path / "a").iterdir()}
-    drawn = ("returns", "learning_curves", "kl", "partition", "why")
+    drawn = ("returns", "learning_curves", "kl", "partition", "why", "entropy")
     figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert names == figures | {"returns.csv", "curves.csv", "report.md"}
 
@@ -136,7 +136,8 @@ def test_it_holds_what_the_runs_hold(tmp_path):
     assert rows[1]["weights_sha256"] == f"{2:064}" and rows[1]["mujoco"] == "1.0"
     rows = collect.read_csv(tmp_path / "a/curves.csv")
     assert len(rows) == 13 * ITERATIONS
-    for column, tag in (("kl", "losses/kl"), ("q99", "ratio/q99")):
+    columns = {"kl": "losses/kl", "entropy": "losses/entropy", "q99": "ratio/q99"}
+    for column, tag in columns.items():
         assert float(rows[3][column]) == pytest.approx(made_up(1, 0)[tag][3], rel=1e-3)
 
 
