@@ -171,7 +171,7 @@ def returns_table(results: Results, cells: list[Cell], paper: dict[Cell, dict]) 
         runs = results.cell(env_id, arm)
         row = [env_id, label(arm), ", ".join(map(fixed, x)) or "no episode ended in time"]
         row.append(f"{fixed(x.mean())} ± {x.std():.0f}" if len(x) > 1 else "–")
-        row.append(interval(compare.mean(x)) if len(x) > 2 else "–")  # of two it is only wide
+        row.append(interval(compare.mean(x)) if len(x) else "–")
         row.append(f"{choose.typical([run.median_kl for run in runs]):.2g}")
         row.append(f"{np.mean([run.kill_fraction for run in runs]):.3f}")
         theirs = paper.get((env_id, arm))
@@ -240,11 +240,11 @@ HOW_TO_READ = """Final return: the mean over the training episodes that ended in
 the steps. ± is the population standard deviation over seeds, as in the paper. KL: from old policy
 to new, over the rollout at the end of an iteration; the median over training, the geometric mean
 over seeds. Kill: the fraction of minibatch samples in the kill set of ε, whatever the arm does
-with them. Intervals of one task are Student's t, of two arms Welch's; over tasks they are the
-percentile bootstrap, which draws the arm's and the clip's seeds anew within each task; of five
-tasks with five normal seeds it holds the truth in some 90 % of cases, not 95. p is of the exact
-two-sided sign-flip test on the pairs: with five pairs it cannot go below 0.06, with three not below
-0.25."""
+with them. Intervals of one task are Student's t, of two arms Welch's; fewer than three runs have
+none. Over tasks they are the percentile bootstrap, which draws the arm's and the clip's seeds anew
+within each task; of five tasks with five normal seeds it holds the truth in some 90 % of cases, not
+95. p is of the exact two-sided sign-flip test on the pairs: with five pairs it cannot go below
+0.06, with three not below 0.25."""
 
 
 def main_section(results: Results) -> str:

@@ -115,7 +115,7 @@ def refused(capsys, *arguments: object, code: int) -> str:
 
 def test_it_holds_what_the_runs_hold(tmp_path):
     for arm in arms.PAPER:
-        for seed in (1, 2, 3, 4, 5) if arm == "clip" else (1, 2):
+        for seed in (1, 2, 3, 4, 5) if arm == "clip" else (1, 2, 3):
             write_run(tmp_path / "runs", arm, seed, episodic_return=100.0 * seed + len(arm))
     report.main([str(tmp_path / "runs"), str(tmp_path / "a")])
     names = {file.name for file in (tmp_path / "a").iterdir()}
@@ -125,17 +125,17 @@ def test_it_holds_what_the_runs_hold(tmp_path):
 
     text = (tmp_path / "a/report.md").read_text()
     assert "| Hopper-v4 | PPO-Clip | 104, 204, 304, 404, 504 | 304 ± 141 | 108 to 500 |" in text
-    assert "| Hopper-v4 | fixed β = 1 | 108, 208 | 158 ± 50 |" in text
+    assert "| Hopper-v4 | fixed β = 1 | 108, 208, 308 | 208 ± 82 | −40 to 456 |" in text
     assert "| 2598 ± 278 |" in text  # the paper's
-    assert "| fixed β = 1 | −146 (" in text
-    assert "| 2 | +4 (4 to 4) | 0.50 |" in text  # paired by seed: both 4 above the clip
-    assert "Identical in 2 of the 2 cells that have all three." in text
+    assert "| fixed β = 1 | −96 (" in text
+    assert "| 3 | +4 (4 to 4) | 0.25 |" in text  # paired by seed: both 4 above the clip
+    assert "Identical in 3 of the 3 cells that have all three." in text
     assert "Φ | 10" not in text  # the clip's runs stand for it
     rows = collect.read_csv(tmp_path / "a/returns.csv")
-    assert len(rows) == 5 + 4 * 2
+    assert len(rows) == 5 + 4 * 3
     assert rows[1]["weights_sha256"] == f"{2:064}" and rows[1]["mujoco"] == "1.0"
     rows = collect.read_csv(tmp_path / "a/curves.csv")
-    assert len(rows) == 13 * ITERATIONS
+    assert len(rows) == 17 * ITERATIONS
     columns = {"kl": "losses/kl", "entropy": "losses/entropy", "q99": "ratio/q99"}
     for column, tag in columns.items():
         assert float(rows[3][column]) == pytest.approx(made_up(1, 0)[tag][3], rel=1e-3)
@@ -516,10 +516,15 @@ def test_statistics():
     five = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
     # t = 2.776 with 4 degrees of freedom, sd = 1.5811
     assert compare.mean(five) == pytest.approx((2.0, 2 - 1.9633, 2 + 1.9633), abs=1e-3)
-    assert np.isnan(compare.mean(np.array([4.0])).low)
+    assert compare.mean(five[:3]) == pytest.approx((1.0, 1 - 2.4841, 1 + 2.4841), abs=1e-3)
     # equal variances and sizes: Welch is Student's with 8 degrees, t = 2.306, se = 1
     assert compare.difference(five + 10, five) == pytest.approx((10, 7.694, 12.306), abs=1e-3)
     assert np.isnan(compare.difference(np.ones(3), np.ones(3)).low)
+    # two numbers may lie close by luck, and so have no interval
+    assert compare.mean(five[:2]) == pytest.approx((0.5, np.nan, np.nan), nan_ok=True)
+    assert compare.difference(five[:2], five).value == -1.5
+    assert np.isnan(compare.difference(five[:2], five).low)
+    assert np.isnan(compare.aggregate([five[:2] + 1], [five + 1]).low)
     assert compare.sign_flip(five + 1) == pytest.approx(2 / 2**5)
     assert compare.sign_flip(np.array([5.0, 4.0, 3.0])) == pytest.approx(0.25)
     assert compare.sign_flip(np.array([3.0, -3.0])) == 1.0
