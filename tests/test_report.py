@@ -128,7 +128,7 @@ def test_it_holds_what_the_runs_hold(tmp_path):
     assert "| Hopper-v4 | fixed β = 1 | 108, 208, 308 | 208 ± 82 | −40 to 456 |" in text
     assert "| 2598 ± 278 |" in text  # the paper's
     assert "| fixed β = 1 | −96 (" in text
-    assert "| 3 | +4 (4 to 4) | 0.25 |" in text  # paired by seed: both 4 above the clip
+    assert "| 3 | +4 (4 to 4) | 0.25 |" in text  # paired by seed: all 4 above the clip
     assert "Identical in 3 of the 3 cells that have all three." in text
     assert "Φ | 10" not in text  # the clip's runs stand for it
     rows = collect.read_csv(tmp_path / "a/returns.csv")
@@ -516,6 +516,7 @@ def test_statistics():
     five = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
     # t = 2.776 with 4 degrees of freedom, sd = 1.5811
     assert compare.mean(five) == pytest.approx((2.0, 2 - 1.9633, 2 + 1.9633), abs=1e-3)
+    assert np.isnan(compare.mean(np.array([4.0])).low)
     assert compare.mean(five[:3]) == pytest.approx((1.0, 1 - 2.4841, 1 + 2.4841), abs=1e-3)
     # equal variances and sizes: Welch is Student's with 8 degrees, t = 2.306, se = 1
     assert compare.difference(five + 10, five) == pytest.approx((10, 7.694, 12.306), abs=1e-3)
