@@ -1,7 +1,7 @@
 """Play runs of any of the scripts, finished or not, and report their return.
 
     python evaluate.py runs/Walker2d-v4__ppo_klip_continuous__1__1790000000
-    python evaluate.py runs/* --episodes 100 --stochastic
+    python evaluate.py runs/Hopper-v4__* --episodes 100 --stochastic
     python evaluate.py runs/Walker2d-v4__* --capture-video --episodes 1
 
 Prints one line per run and writes evaluation.json (and videos/*.mp4) into its folder. The same
