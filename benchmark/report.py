@@ -194,7 +194,8 @@ def difference_row(results: Results, env_id: str, arm: str) -> list:
     if not len(pairs):
         return [*row, "–", "–"]
     p = compare.sign_flip(pairs)
-    return [*row, with_interval(compare.mean(pairs)), "–" if math.isnan(p) else f"{p:.2f}"]
+    p_text = f"{p:.2f}" if p >= 0.005 else f"{p:.1g}"
+    return [*row, with_interval(compare.mean(pairs)), "–" if math.isnan(p) else p_text]
 
 
 def differences_table(results: Results, cells: list[Cell]) -> str:
