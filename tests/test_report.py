@@ -537,6 +537,12 @@ def test_statistics():
     assert compare.sign_flip(np.array([3.0, -3.0])) == 1.0
 
 
+def test_a_small_p_is_not_printed_as_zero():
+    runs = Results(collect.read_results(ROOT / "benchmark/results/halfcheetah"))
+    row = report.difference_row(runs, "HalfCheetah-v4", "spo")  # below the clip in ten of ten
+    assert row[-1] == "0.002"
+
+
 def test_the_aggregate_weighs_tasks_alike_and_draws_within_them():
     units = [np.full(3, 2.0), np.full(4, 10.0)]
     one = compare.aggregate([np.full(3, 2.0), np.full(5, 30.0)], units)
