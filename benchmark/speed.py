@@ -3,6 +3,8 @@
     python benchmark/speed.py
     python benchmark/speed.py --num-envs 1 2 4 8 16 --no-sb3 --no-compile
     python benchmark/speed.py --arms clip kl_fixed=3 spo --no-sb3
+    python benchmark/speed.py --devices cpu cuda --num-envs 1 16 --batch-size 16384 \\
+        --minibatch-sizes 64 4096 --no-sb3
 
 Every run is a process of its own; each repeat runs all rows once, so that a machine that slows
 down or warms up does so for all of them. Prints Markdown.
@@ -37,10 +39,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from statistics import median
 from timeit import timeit
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import arms as registry
 import gymnasium as gym
@@ -48,11 +51,11 @@ import psutil
 import tyro
 
 HERE = Path(__file__).resolve().parent
-BATCH = 2048  # environment steps per iteration, of all environments together
+EPOCHS = 10  # passes over the steps of an iteration, of our scripts and of Stable-Baselines3
 PHASES = ("act", "evaluate", "advantages", "update", "log")  # comments in train() that begin them
 SB3 = "stable-baselines3"
 SB3_PIN = f"{SB3}==2.9.2"
-NOTES = """*Whole* is the process from start to end, with imports and, from an empty cache, compilation;
+NOTES = """*Envs* is the number of environments, {} steps per iteration in all; *size*, of a minibatch. *Whole* is the process from start to end, with imports and, from an empty cache, compilation;
 *steady* begins with the third iteration. Ratios are taken within a repeat. *Env* is env.step and
 reset; *log* is all that belongs to no other phase. The timers themselves are included, which for
 env.step and mj_step take about {:.1f} µs per environment step. Memory is that of the process and its
@@ -63,10 +66,12 @@ children, read five times a second. Stable-Baselines3 has the same hyperparamete
 class Args:
     envs: tuple[str, ...] = ("Walker2d-v4", "HalfCheetah-v4")  # tasks, a section for each
     arms: tuple[str, ...] = ("clip",)  # as benchmark.sh names them, a row for each
+    devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu",)  # what to update on, a row for each
     num_envs: tuple[int, ...] = (1,)  # environments, a row for each number
+    minibatch_sizes: tuple[int, ...] = (64,)  # samples, a row for each number
+    batch_size: int = 2048  # environment steps per iteration, of all environments together
     steps: int = 61440  # environment steps per run, rounded down to whole iterations
     repeats: int = 3  # runs of each row
-    cuda: bool = False  # train on the GPU
     sb3: bool = True  # train with Stable-Baselines3, too
     compile: bool = True  # train with --compile, too
 
@@ -75,13 +80,17 @@ class Case(NamedTuple):
     """A row of the tables."""
 
     env_id: str
-    num_envs: int
     arm: str | None  # None: Stable-Baselines3
     compiled: bool = False
+    device: str = "cpu"
+    num_envs: int = 1
+    minibatch_size: int = 64
+    batch_size: int = 2048
 
     def label(self) -> str:
         name = "Stable-Baselines3" if self.arm is None else self.arm
-        return f"{name}, --compile" if self.compiled else name
+        name += ", --compile" * self.compiled
+        return name + f", {self.device}" * (self.device != "cpu")
 
 
 def fail(message: str) -> NoReturn:
@@ -99,13 +108,20 @@ def check(args: Args) -> None:
             registry.parse(arm)
     except (gym.error.Error, ImportError, ValueError) as error:
         fail(f"--envs or --arms: {error}")
-    for num_envs in args.num_envs:
-        if num_envs < 1 or BATCH % num_envs:
-            fail(f"--num-envs must divide {BATCH}, the steps per iteration, {num_envs} does not")
-    if args.steps < 4 * BATCH:
-        fail(f"--steps must be at least {4 * BATCH}, four iterations, not {args.steps}")
+    for name in ("num_envs", "minibatch_sizes"):
+        for number in getattr(args, name):
+            if number < 1 or args.batch_size % number:
+                flag = name.replace("_", "-")
+                fail(f"--{flag} must divide --batch-size {args.batch_size}, {number} does not")
+    if args.steps < 4 * args.batch_size:
+        fail(f"--steps must be at least {4 * args.batch_size}, four iterations, not {args.steps}")
     if args.repeats < 1:
         fail(f"--repeats must be at least 1, not {args.repeats}")
+    if "cuda" in args.devices:
+        import torch
+
+        if not torch.cuda.is_available():
+            fail("--devices cuda needs a GPU, and this PyTorch finds none")
     if args.sb3 and not importlib.util.find_spec("stable_baselines3"):
         fail(f"--no-sb3 is needed, or Stable-Baselines3: pip install --no-deps {SB3_PIN}")
 
@@ -134,11 +150,11 @@ class Timers:
     def begin_iteration(self) -> None:
         self.iterations.append(self.spent | {"steady": time.perf_counter()})
 
-    def per_step(self) -> dict[str, float]:
+    def per_step(self, batch_size: int) -> dict[str, float]:
         """Seconds per environment step, from the third iteration to the last but one."""
         first = self.iterations[2]
         last = self.iterations[-1]
-        steps = (len(self.iterations) - 3) * BATCH
+        steps = (len(self.iterations) - 3) * batch_size
         return {name: (last[name] - first[name]) / steps for name in last}
 
 
@@ -156,7 +172,7 @@ def load_script(arm: registry.Arm) -> tuple:
     return importlib.import_module(arm.script.removesuffix(".py"))
 
 
-def train_script(case: Case, steps: int, cuda: bool) -> dict[str, float]:
+def train_script(case: Case, steps: int) -> dict[str, float]:
     """Train with the script of an arm; seconds per environment step "steady", that is in all, by
     phase, in env.step and reset, and in mj_step."""
     import mujoco
@@ -190,15 +206,18 @@ def train_script(case: Case, steps: int, cuda: bool) -> dict[str, float]:
     script.mark = mark
     mujoco.mj_step = timers.timed("mj_step", mujoco.mj_step)
     argv = ["--env-id", case.env_id, "--total-timesteps", str(steps), "--run-dir", "run"]
-    argv += ["--num-envs", str(case.num_envs), "--num-steps", str(BATCH // case.num_envs)]
-    argv += arm.flags + ["--cuda"] * cuda + ["--compile"] * case.compiled
+    argv += ["--num-envs", str(case.num_envs)]
+    argv += ["--num-steps", str(case.batch_size // case.num_envs)]
+    argv += ["--num-minibatches", str(case.batch_size // case.minibatch_size)]
+    argv += ["--update-epochs", str(EPOCHS)]
+    argv += arm.flags + ["--cuda"] * (case.device == "cuda") + ["--compile"] * case.compiled
     script.train(tyro.cli(script.Args, args=argv))
-    found = timers.per_step()
+    found = timers.per_step(case.batch_size)
     found["act"] -= found["env"]
     return found
 
 
-def train_sb3(case: Case, steps: int, cuda: bool) -> dict[str, float]:
+def train_sb3(case: Case, steps: int) -> dict[str, float]:
     """Train Stable-Baselines3's PPO as our scripts do by default; seconds per environment step
     "steady", that is in all, and in mj_step."""
     import mujoco
@@ -224,9 +243,9 @@ def train_sb3(case: Case, steps: int, cuda: bool) -> dict[str, float]:
         "MlpPolicy",
         VecNormalize(envs, clip_obs=10.0, clip_reward=10.0),
         learning_rate=lambda left: 3e-4 * left,
-        n_steps=BATCH // case.num_envs,
-        batch_size=64,
-        n_epochs=10,
+        n_steps=case.batch_size // case.num_envs,
+        batch_size=case.minibatch_size,
+        n_epochs=EPOCHS,
         gamma=0.99,
         gae_lambda=0.95,
         clip_range=0.2,
@@ -236,10 +255,10 @@ def train_sb3(case: Case, steps: int, cuda: bool) -> dict[str, float]:
         max_grad_norm=0.5,
         policy_kwargs={"log_std_init": 0.0},  # otherwise its defaults: 64-64 tanh, Adam eps 1e-5
         seed=1,
-        device="cuda" if cuda else "cpu",
+        device=case.device,
     )
     model.learn(steps, callback=Clock())
-    return timers.per_step()
+    return timers.per_step(case.batch_size)
 
 
 # --- what starts and watches them ---
@@ -292,11 +311,11 @@ def run_process(code: str, folder: str) -> tuple[float, int]:
     return seconds, peak
 
 
-def measure(case: Case, steps: int, cuda: bool) -> dict[str, float]:
+def measure(case: Case, steps: int) -> dict[str, float]:
     """One run: what its function above returns, seconds per environment step of the "whole"
     process, and its "peak" memory in bytes."""
     function = "train_sb3" if case.arm is None else "train_script"
-    call = f"{function}(Case{tuple(case)}, {steps}, {cuda})"
+    call = f"{function}(Case{tuple(case)}, {steps})"
     code = f"from speed import *; json.dump({call}, open('found.json', 'w'))"
     with tempfile.TemporaryDirectory(prefix="speed-") as folder:
         seconds, peak = run_process(code, folder)
@@ -324,12 +343,12 @@ def table(rows: list[list[str]]) -> str:
 
 def speed_table(runs: dict[Case, list[dict]]) -> str:
     """Steps per second, alone and against Stable-Baselines3, and memory."""
-    head = ["", "envs", "steps/s, whole process", "steps/s, steady"]
+    head = ["", "envs", "size", "steps/s, whole process", "steps/s, steady"]
     head += ["× SB3, whole", "× SB3, steady", "% of time in mj_step", "peak memory, MB"]
     rows = [head]
     for case, these in runs.items():
-        peers = runs.get(Case(case.env_id, case.num_envs, None), [])
-        row = [case.label(), str(case.num_envs)]
+        peers = runs.get(case._replace(arm=None, compiled=False), [])
+        row = [case.label(), str(case.num_envs), str(case.minibatch_size)]
         for name in ("whole", "steady"):
             row.append(cell([1 / run[name] for run in these]))
         for name in ("whole", "steady"):
@@ -342,13 +361,16 @@ def speed_table(runs: dict[Case, list[dict]]) -> str:
 
 
 def phase_table(runs: dict[Case, list[dict]]) -> str:
-    """Microseconds per environment step by phase, of our own scripts."""
+    """Microseconds per environment step by phase, and per minibatch, of our own scripts."""
     parts = ["act", "env", *PHASES[1:], "steady", "mj_step"]
-    rows = [["µs per environment step", "envs", *parts[:-2], "total", "of env: mj_step"]]
+    head = ["µs per environment step", "envs", "size", *parts[:-2], "total", "of env: mj_step"]
+    rows = [[*head, "µs per minibatch"]]
     for case, these in runs.items():
         if case.arm is not None:
             times = [cell([1e6 * run[name] for run in these], 1) for name in parts]
-            rows.append([case.label(), str(case.num_envs), *times])
+            minibatch = [1e6 * run["update"] * case.minibatch_size / EPOCHS for run in these]
+            sizes = [str(case.num_envs), str(case.minibatch_size)]
+            rows.append([case.label(), *sizes, *times, cell(minibatch)])
     return table(rows)
 
 
@@ -358,7 +380,7 @@ def machine(args: Args) -> str:
     with suppress(OSError, IndexError):
         name = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
     parts = [name, f"{os.cpu_count()} cores", platform.system(), platform.release()]
-    if args.cuda:
+    if "cuda" in args.devices:
         import torch
 
         parts.append(torch.cuda.get_device_name())
@@ -379,29 +401,29 @@ def document(runs: dict[Case, list[dict]], args: Args) -> str:
         own = {case: these for case, these in runs.items() if case.env_id == env_id}
         parts += [f"## {env_id}", speed_table(own), phase_table(own)]
     seconds_per_call = timeit(Timers().timed("", float), number=100_000) / 100_000
-    parts.append(NOTES.format(2e6 * seconds_per_call))
+    parts.append(NOTES.format(f"{args.batch_size:,}", 2e6 * seconds_per_call))
     return "\n\n".join(parts)
 
 
 def main(args: Args) -> None:
     """Measure, with a line per run on standard error, and print the tables."""
     check(args)
-    steps = args.steps - args.steps % BATCH
-    cases = []
-    for env_id in args.envs:
-        for num_envs in args.num_envs:
-            if args.sb3:
-                cases.append(Case(env_id, num_envs, None))
-            for arm in args.arms:
-                cases.append(Case(env_id, num_envs, registry.parse(arm).name))
-                if args.compile:
-                    cases.append(cases[-1]._replace(compiled=True))
-    runs = {case: [] for case in cases}
+    steps = args.steps - args.steps % args.batch_size
+    kinds = [(None, False)] * args.sb3
+    for arm in args.arms:
+        name = registry.parse(arm).name
+        kinds += [(name, False)] + [(name, True)] * args.compile
+    runs = {}
+    for env_id, num_envs, size in product(args.envs, args.num_envs, args.minibatch_sizes):
+        for (arm, compiled), device in product(kinds, args.devices):
+            case = Case(env_id, arm, compiled, device, num_envs, size, args.batch_size)
+            runs[case] = []
     for repeat in range(args.repeats):
         for case, these in runs.items():
-            run = measure(case, steps, args.cuda)
+            run = measure(case, steps)
             these.append(run)
-            where = f"{case.env_id}, {case.num_envs} envs, {case.label()}"
+            sizes = f"{case.num_envs} envs, minibatches of {case.minibatch_size}"
+            where = f"{case.env_id}, {sizes}, {case.label()}"
             speed = f"{1 / run['steady']:,.0f} steps/s"
             print(f"repeat {repeat + 1}, {where}: {speed}", file=sys.stderr)
     print(document(runs, args))

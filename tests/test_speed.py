@@ -33,19 +33,22 @@ def number(cell: str) -> float:
 
 def test_a_small_measurement(tmp_path):
     flags = ["--envs", "InvertedPendulum-v4", "--num-envs", "2", "--arms", "spo=0.30"]
-    flags += ["--steps", "8200", "--repeats", "1", "--no-sb3", "--no-compile"]
+    flags += ["--batch-size", "512", "--minibatch-sizes", "128", "--steps", "8200"]
+    flags += ["--repeats", "1", "--no-sb3", "--no-compile"]
     done = start([COMMAND, *flags], tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     speeds, times = cells[:3], cells[3:]
-    assert {len(row) for row in speeds} == {8} and {len(row) for row in times} == {10}
-    label, envs, whole, steady, *_, share, peak = speeds[2]
-    assert (label, envs) == ("spo=0.3", "2")
+    assert {len(row) for row in speeds} == {9} and {len(row) for row in times} == {12}
+    label, envs, size, whole, steady, *_, share, peak = speeds[2]
+    assert (label, envs, size) == ("spo=0.3", "2", "128")
     assert 0 < number(whole) < number(steady) and number(peak) > 100
-    act, env, evaluate, advantages, update, log, total, mj_step = map(number, times[2][2:])
+    numbers = map(number, times[2][3:])
+    act, env, evaluate, advantages, update, log, total, mj_step, minibatch = numbers
     assert total == pytest.approx(act + env + evaluate + advantages + update + log, abs=1)
+    assert minibatch == pytest.approx(12.8 * update, abs=2)
     assert 0 < mj_step < env and number(share) == pytest.approx(100 * mj_step / total, abs=1)
     for stated in ("--steps 8200", "cores", "torch ", "mujoco ", "## InvertedPendulum-v4"):
         assert stated in done.stdout
@@ -65,6 +68,8 @@ def test_phases_are_timed_from_the_third_iteration_to_the_last_but_one(monkeypat
         run_dir: str
         num_envs: int
         num_steps: int
+        num_minibatches: int
+        update_epochs: int
         kl_coef: float
         cuda: bool = False
         compile: bool = False
@@ -73,27 +78,28 @@ def test_phases_are_timed_from_the_third_iteration_to_the_last_but_one(monkeypat
         nonlocal seen
         seen = args
         env = fake.make_env()
-        for iteration in range(args.total_timesteps // 2048):
+        for iteration in range(args.total_timesteps // 1024):
             fake.mark("act")
-            spend(2048 * 1.0)
+            spend(1024 * 1.0)
             env.reset()
-            for _ in range(2048):
+            for _ in range(1024):
                 env.step()
             for k, phase in enumerate(speed.PHASES[1:], start=4):
                 fake.mark(phase)
-                spend(2048 * k * (1 if iteration in (2, 3) else 50))
+                spend(1024 * k * (1 if iteration in (2, 3) else 50))
 
     def make_env() -> SimpleNamespace:
-        return SimpleNamespace(step=lambda: spend(2.0), reset=lambda: spend(2048 * 1.0))
+        return SimpleNamespace(step=lambda: spend(2.0), reset=lambda: spend(1024 * 1.0))
 
     seen = None
     fake = SimpleNamespace(Args=Args, train=train, make_env=make_env)
     monkeypatch.setattr(speed, "load_script", lambda arm: fake)
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now)
     monkeypatch.setattr(mujoco, "mj_step", mujoco.mj_step)  # to be undone
-    case = speed.Case("Hopper-v4", 2, "kl_fixed=3", compiled=True)
-    found = speed.train_script(case, 5 * 2048, cuda=False)
-    assert seen == Args("Hopper-v4", 5 * 2048, "run", 2, 1024, 3.0, False, True)
+    sizes = {"num_envs": 2, "minibatch_size": 128, "batch_size": 1024}
+    case = speed.Case("Hopper-v4", "kl_fixed=3", compiled=True, device="cuda", **sizes)
+    found = speed.train_script(case, 5 * 1024)
+    assert seen == Args("Hopper-v4", 5 * 1024, "run", 2, 512, 8, 10, 3.0, True, True)
     assert found.pop("start") == found.pop("mj_step") == 0
     assert found == {
         "act": 1.0,
@@ -112,15 +118,15 @@ def test_ratios_and_units():
         return spent | {"whole": whole, "steady": steady, "mj_step": mj_step, "peak": 5e8}
 
     runs = {
-        speed.Case("Hopper-v4", 1, None): [made(1e-3, 9e-4, 1e-4), made(2e-3, 2e-3, 2e-4)],
-        speed.Case("Hopper-v4", 1, "klip", True): [made(5e-4, 3e-4, 9e-5), made(5e-4, 5e-4, 9e-5)],
+        speed.Case("Hopper-v4", None): [made(1e-3, 9e-4, 1e-4), made(2e-3, 2e-3, 2e-4)],
+        speed.Case("Hopper-v4", "klip", True): [made(5e-4, 3e-4, 9e-5), made(5e-4, 5e-4, 9e-5)],
     }
     text = speed.speed_table(runs)
     ours = "2,000 (2,000..2,000) | 2,667 (2,000..3,333) | 3.00 (2.00..4.00) | 3.50 (3.00..4.00)"
-    assert f"| klip, --compile | 1 | {ours} | 24 (18..30) | 500 (500..500) |" in text
-    assert "| Stable-Baselines3 | 1 |" in text
+    assert f"| klip, --compile | 1 | 64 | {ours} | 24 (18..30) | 500 (500..500) |" in text
+    assert "| Stable-Baselines3 | 1 | 64 |" in text
     ours = " | ".join(["1.0 (1.0..1.0)"] * 6 + ["400.0 (300.0..500.0)", "90.0 (90.0..90.0)"])
-    assert f"| klip, --compile | 1 | {ours} |" in speed.phase_table(runs)
+    assert f"| klip, --compile | 1 | 64 | {ours} | 6 (6..6) |" in speed.phase_table(runs)
     assert "Stable-Baselines3" not in speed.phase_table(runs)
 
 
@@ -149,6 +155,9 @@ def test_median_and_spread():
     [
         ({"steps": 8191}, "--steps"),
         ({"num_envs": (1, 3)}, "--num-envs"),
+        ({"minibatch_sizes": (64, 4096)}, "--minibatch-sizes"),
+        ({"batch_size": 16384}, "--steps must be at least 65536"),
+        ({"devices": ("cpu", "cuda")}, "--devices cuda"),
         ({"repeats": 0}, "--repeats"),
         ({"envs": ("Hopper-v4", "Nope-v0")}, "--envs"),
         ({"arms": ("clip", "nope")}, "--arms"),
@@ -158,6 +167,7 @@ def test_median_and_spread():
 )
 def test_bad_input_is_one_line(arguments, named, capsys, monkeypatch):
     monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit) as stopped:
         speed.main(speed.Args(**({"sb3": False} | arguments)))
     out, err = capsys.readouterr()
