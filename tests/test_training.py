@@ -201,13 +201,19 @@ with config.patch(emulate_precision_casts=True):
 
 @needs_gpu
 @pytest.mark.parametrize("how", [[], ["--compile"]], ids=["eager", "compiled"])
-def test_on_cuda_three_forms_one_run(tmp_path, how):
-    commands = [[script(form), *SMALL, "--cuda", *how, "--run-dir", form] for form in FORMS]
+@pytest.mark.parametrize(("size", "num_envs"), [(32, 4), (60, 1), (64, 1), (100, 4)])
+def test_on_cuda_three_forms_one_run(tmp_path, size, num_envs, how):
+    """And a second run of the last form. Each has 8 minibatches of this size per epoch."""
+    flags = ["--num-envs", num_envs, "--num-steps", 8 * size // num_envs]
+    flags += ["--total-timesteps", 3 * 8 * size, "--cuda", *how]
+    commands = []
+    for form, folder in zip([*FORMS, FORMS[-1]], [*FORMS, "again"], strict=True):
+        commands.append([script(form), *SMALL, *flags, "--run-dir", folder])
     for done in start_all(commands, tmp_path, TORCH_LOGS="recompiles,cudagraphs"):
         assert done.returncode == 0, done.stderr
         assert "ecompil" not in done.stderr
         assert done.stderr.count("Recording function=") == bool(how)  # one CUDA graph
-    runs = [result(tmp_path / form) for form in FORMS]
+    runs = [result(tmp_path / folder) for folder in [*FORMS, "again"]]
     assert runs[0]["device"] == "cuda" and runs[0]["kill_fraction"] > 0.02
     assert len({run["weights_sha256"] for run in runs}) == 1
 
