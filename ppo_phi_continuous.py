@@ -37,6 +37,7 @@ import hashlib
 import io
 import json
 import math
+import platform
 import random
 import re
 import shutil
@@ -73,7 +74,7 @@ class Args:
     exp_name: str = os.path.basename(__file__).removesuffix(".py")  # part of the run folder's name
     run_dir: str | None = None  # run folder, by default runs/{env_id}__{exp_name}__{seed}__{time}
     torch_deterministic: bool = True  # deterministic algorithms on the GPU; on the CPU always
-    cuda: bool = False  # update on the GPU; a CPU is faster at this size, and proven to the bit
+    cuda: bool = False  # update on the GPU: untested; equal bits are proven on the CPU
     compile: bool = False  # compile the update: takes a C++ compiler and some 15 s, then faster
     track: bool = False  # mirror the run to Weights & Biases (pip install wandb)
     wandb_project_name: str = "klip-ppo"  # project at Weights & Biases
@@ -372,7 +373,7 @@ class Batch(NamedTuple):
 
 
 def compute_value_loss(agent: Agent, args: Args, batch: Batch) -> torch.Tensor:
-    """Half the mean squared error, of V or of V within epsilon of its old value, the larger one."""
+    """Half the mean squared error of V, or of V clipped to old_value +- epsilon if that is larger."""
     value = agent.get_value(batch.obs)
     squared_error = (value - batch.returns) ** 2
     if args.clip_vloss:
@@ -390,8 +391,8 @@ def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict
     logratio = logprob - batch.old_logprob
     ratio = logratio.exp()  # w
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-    # From here on A means A / N: summed, not averaged, so that all forms round the same products.
-    # In float64 the product of two float32 numbers is exact: min sees no false tie past the band.
+    # From here on A means A / N, for a sum: averaging at the end would round the forms differently.
+    # In float64 w A is exact; in float32 w A and clip(w) A may tie, and min would not kill.
     advantages = (batch.advantages / len(batch.advantages)).double()
     excess = (ratio - clipped_ratio).detach() * advantages
     kill_set = excess > 0  # w > 1 + epsilon and A > 0, or w < 1 - epsilon and A < 0
@@ -565,6 +566,9 @@ def start_run(args: Args) -> tuple[str, dict, SummaryWriter]:
     packages = ("torch", "gymnasium", "mujoco", "numpy")
     versions = {package: version(package) for package in packages}
     versions["python"] = sys.version.split()[0]
+    versions["cpu"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    with open(__file__, "rb") as file:
+        versions["script"] = hashlib.sha256(file.read()).hexdigest()
     device = "cuda" if args.cuda else "cpu"
     config = asdict(args) | {"run_dir": run_dir, "device": device, "versions": versions}
     try:
@@ -617,6 +621,7 @@ def finish_run(run_dir: str, result: dict) -> None:
     else:
         digits = 0 if abs(score) >= 10 else 2
         say(f"return {score:.{digits}f}, mean over the last 10 % of the steps")
+    say(f"kill_fraction {result['kill_fraction']:.3f}, the share of samples in the kill set")
     say(f"weights_sha256 {result['weights_sha256']}")
     say(f"play it with: python evaluate.py {run_dir}")
 

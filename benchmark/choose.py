@@ -1,11 +1,13 @@
 """Which runs are compared with which, and which settings a sweep chooses."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import arms
 import numpy as np
-from collect import Results, Run
+from collect import Failure, Results, Run
 from scipy.stats import gmean
 
 TUNING_SEEDS = (11, 12, 13)  # choose a setting, and count for nothing else
@@ -26,15 +28,17 @@ def form_cells(results: Results) -> dict[tuple, dict[str, Run]]:
 
 
 def without_copies(results: Results) -> Results:
-    """Without the runs of Φ and β_t whose weights are those of the clip."""
-    cells = form_cells(results)
-    copies = set()
-    for forms in cells.values():
+    """Without the runs of Φ and β_t whose weights are those of the clip. Where only such a copy
+    logged the quantiles of its ratios, it takes the place of the clip's run."""
+    kept = {run.key: run for run in results.runs}
+    for forms in form_cells(results).values():
+        clip = forms.pop("clip", None)
         for run in forms.values():
-            clip = forms.get("clip", run)
-            if run is not clip and run.weights_sha256 == clip.weights_sha256:
-                copies.add(run.key)
-    return results.only(lambda run: run.key not in copies)
+            if clip and run.weights_sha256 == clip.weights_sha256:
+                del kept[run.key]
+                if has_ratios(run) and not has_ratios(kept[clip.key]):
+                    kept[clip.key] = replace(run, arm=clip.arm)
+    return Results(list(kept.values()))
 
 
 def with_equal_seeds(results: Results) -> Results:
@@ -175,6 +179,7 @@ class Data(NamedTuple):
     """The runs, sorted by what they are for."""
 
     every: Results
+    failed: list[Failure]
     paper: Results  # the paper's arms on test seeds
     test: Results  # this and the next two hold the clip's runs for all three forms
     tuning: Results
@@ -187,14 +192,16 @@ def is_test(run: Run) -> bool:
     return run.seed not in TUNING_SEEDS
 
 
-def sort_runs(runs: list[Run]) -> Data:
+def sort_runs(runs: list[Run], failures: Sequence[Failure] = ()) -> Data:
     """Which run is for what."""
     every = Results(runs)
     distinct = without_copies(every)
     logged = distinct.only(has_ratios)
+    finished = {run.key for run in runs}
     panels = {env_id: matched(logged, env_id) for env_id in logged.envs}
     return Data(
         every=every,
+        failed=sorted({f for f in failures if f.key not in finished}),
         paper=every.only(lambda run: is_test(run) and run.arm in arms.PAPER),
         test=distinct.only(is_test),
         tuning=distinct.only(lambda run: not is_test(run)),

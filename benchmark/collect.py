@@ -1,7 +1,8 @@
 """Finished runs, read from run folders and from the CSV files of earlier reports, as one list.
 
 returns.csv has a line per run. curves.csv has some 122 points of each run: means over a few
-iterations of what its event file holds.
+iterations of what its event file holds. failed.csv, if there is one, has a line per run that ended
+without a result, such as one whose weights became NaN.
 """
 
 import csv
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import arms
 import numpy as np
@@ -41,11 +43,13 @@ CURVES = {  # column of curves.csv: scalar of the event file, significant digits
     "approx_kl": ("losses/approx_kl", 4),
     **{quantile: (f"ratio/{quantile}", 4) for quantile in QUANTILES},
 }
-LATER = ("length", "entropy")  # columns that the curves.csv of earlier versions lacks
+PLACE = ("cpu", "script")  # the kind of processor, and the hash of the script
+LATER = ("length", "entropy", *PLACE)  # columns that the CSV files of earlier versions lack
 NUMBERS = ("episodic_return", "kill_fraction", "sps", "wall_time_s")
 VERSIONS = ("torch", "gymnasium", "mujoco", "numpy", "python")
 SETUP = ("global_step", "compile", "device", *VERSIONS)
-RETURNS = ("env_id", "arm", "seed", *NUMBERS, "weights_sha256", *SETUP, "settings")
+RETURNS = ("env_id", "arm", "seed", *NUMBERS, "weights_sha256", *SETUP, "settings", *PLACE)
+FAILED = ("env_id", "arm", "seed", "reason")
 # In a result.json, but no setting in which runs must agree. An arm decides the last three.
 OWN = {"env_id", "seed", "exp_name", "run_dir", "cuda", "versions", "weights_sha256"}
 OWN |= {"track", "wandb_project_name", "wandb_entity", "clip_coef", "kl_coef", "kl_target"}
@@ -70,6 +74,8 @@ class Run:
     weights_sha256: str
     setup: dict[str, str]  # what it was run with: SETUP and every setting
     curve: dict[str, np.ndarray]  # [points] of "step" and of each of CURVES
+    cpu: str = ""  # this and the next are "" where a run did not say
+    script: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -92,6 +98,20 @@ class Run:
         """The median over training of the episodes' length; NaN where it is not known."""
         known = self.curve["length"][~np.isnan(self.curve["length"])]
         return float(np.median(known)) if len(known) else np.nan
+
+
+class Failure(NamedTuple):
+    """A run that ended without a result."""
+
+    env_id: str
+    arm: str
+    seed: int
+    reason: str
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Task, arm and seed, which name a run."""
+        return self[:3]
 
 
 def text(value: object) -> str:
@@ -268,6 +288,7 @@ def read_run(folder: Path) -> Run:
         weights_sha256=result["weights_sha256"],
         setup=to_setup(result),
         curve=to_curve(scalars, steps),
+        **{name: text(result["versions"].get(name, "")) for name in PLACE},
     )
     if folder.name != run.name:
         raise Unusable(f"foreign run: the folder holds {run.name}")
@@ -287,7 +308,28 @@ def read_folders(root: Path) -> tuple[list[Run], list[str]]:
     return runs, left_out
 
 
-# ---- from, and to, the two CSV files
+def read_failure(folder: Path) -> Failure | None:
+    """The run in a folder of benchmark.sh, if its log says that it ended without a result."""
+    log = folder.with_name(f"{folder.name}.log")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        arm = arms.parse(config["exp_name"])
+        lines = log.read_text().splitlines()
+        _, failed, reason = lines[-1].partition(": error: ")
+        if failed and not (folder / "result.json").exists():
+            return Failure(config["env_id"], arm.name, int(config["seed"]), reason)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass  # no run of ours
+    return None
+
+
+def read_failures(root: Path) -> list[Failure]:
+    """The runs in the folders of `root` that ended without a result."""
+    found = [read_failure(folder) for folder in sorted(root.iterdir()) if folder.is_dir()]
+    return [failure for failure in found if failure]
+
+
+# ---- from, and to, the CSV files
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -334,6 +376,7 @@ def from_rows(row: dict[str, str], points: list[dict[str, str]]) -> Run:
         weights_sha256=row["weights_sha256"],
         setup=setup,
         curve=curve,
+        **{column: row[column] for column in PLACE},
     )
 
 
@@ -356,6 +399,18 @@ def read_results(folder: Path) -> list[Run]:
     return runs
 
 
+def read_failed(folder: Path) -> list[Failure]:
+    """The runs of failed.csv, if an earlier report has one. Raises Unusable if it cannot be read."""
+    path = folder / "failed.csv"
+    if not path.exists():
+        return []
+    try:
+        rows = read_table(path, FAILED)
+        return [Failure(r["env_id"], r["arm"], int(r["seed"]), r["reason"]) for r in rows]
+    except ValueError as error:
+        raise Unusable(f"{path}: {error}") from None
+
+
 def to_csv(header: tuple[str, ...], rows: list[list]) -> bytes:
     """A CSV file."""
     file = io.StringIO()
@@ -373,8 +428,14 @@ def returns_csv(runs: list[Run]) -> bytes:
         setup = [run.setup[column] for column in SETUP]
         settings = [f"{k}={v}" for k, v in run.setup.items() if k not in SETUP]
         words = " ".join(sorted(settings))
-        rows.append([*run.key, *numbers, run.weights_sha256, *setup, words])
+        numbers.append(run.weights_sha256)
+        rows.append([*run.key, *numbers, *setup, words, run.cpu, run.script])
     return to_csv(RETURNS, rows)
+
+
+def failed_csv(failures: list[Failure]) -> bytes:
+    """failed.csv: a line per run."""
+    return to_csv(FAILED, [list(failure) for failure in failures])
 
 
 def curves_csv(runs: list[Run]) -> bytes:

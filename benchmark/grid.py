@@ -217,11 +217,19 @@ def claim(out: Path, settings: str) -> None:
 
 
 def write_shapes(out: Path, runs: list[Run]) -> None:
-    """Compose the scripts of the shapes, each in one piece."""
+    """Compose the scripts of the shapes, each in one piece; exit if runs of another one are here."""
     shapes = {run.script: run.arm for run in runs if run.arm.is_shape}
     for script, arm in shapes.items():
+        source = arm.source()
+        file = Path(script)
+        changed = file.exists() and file.read_text(encoding="utf-8") != source
+        folders = [*out.glob(f"*__{arm.base}__*"), *out.glob(f"*__{arm.base}=*")]
+        if changed and any((folder / "result.json").exists() for folder in folders):
+            fail(
+                f"--out {out} holds runs of {script}, which has changed since: name another folder"
+            )
         draft = out / f"{arm.base}.{os.uname().nodename}.{os.getpid()}"
-        draft.write_text(arm.source(), encoding="utf-8")
+        draft.write_text(source, encoding="utf-8")
         draft.rename(script)
 
 

@@ -20,6 +20,7 @@ import importlib.util
 import math
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ import arms
 import numpy as np
 
 PAPER = Path(__file__).resolve().parent / "paper"
+OTHER_CPU = "not comparable: run on different kinds of processor"
 PAPER_PASS = "0.046 to 0.065"  # over its tasks, from its text: its table has none
 
 
@@ -47,7 +49,7 @@ import collect
 import compare
 import figures
 from choose import Cell, Data, cells_of
-from collect import Results, Run, Unusable
+from collect import Failure, Results, Run, Unusable
 from compare import Estimate
 from matplotlib.figure import Figure
 
@@ -91,6 +93,22 @@ def paper_table() -> dict[Cell, dict[str, str]]:
 # ---- sections; each is "" where there are no data
 
 
+def changed_scripts(results: Results) -> str:
+    """A line for each arm whose runs name several versions of its script."""
+    text = ""
+    for arm in results.arms:
+        seeds: dict[str, set[int]] = {}
+        for run in results.runs:
+            if run.arm == arm and run.script:
+                seeds.setdefault(run.script, set()).add(run.seed)
+        if len(seeds) > 1:
+            versions = [
+                f"{k[:8]} (seeds {', '.join(map(str, sorted(v)))})" for k, v in seeds.items()
+            ]
+            text += f"* The script of {label(arm)} was changed between its runs: {'; '.join(versions)}.\n"
+    return text
+
+
 def summary(results: Results) -> str:
     """What was run."""
     setup = results.runs[0].setup
@@ -109,7 +127,7 @@ def summary(results: Results) -> str:
 * returns.csv has a line for each run, and curves.csv its course, in means of
   {collect.bin_width(range(steps // batch))} iterations of {batch} steps; all below is made of these two.
 * The paper: Colletti and Holzinger, KLip-PPO, arXiv 2606.23932.
-{tuning}"""
+{tuning}{changed_scripts(results)}"""
 
 
 def first_difference(a: Run, b: Run) -> str:
@@ -125,6 +143,8 @@ def first_difference(a: Run, b: Run) -> str:
 
 def verdict(forms: dict[str, Run]) -> str:
     """What the weights of the forms, trained on one task and seed, say of each other."""
+    if len({run.cpu for run in forms.values()} - {""}) > 1:
+        return OTHER_CPU
     reference, *others = forms
     parts = []
     for other in others:
@@ -145,7 +165,7 @@ def identity(results: Results) -> str:
             words = verdict(forms)
             sha256 = next(iter(forms.values())).weights_sha256[:12]
             rows.append([env_id, seed, epsilon, f"`{sha256}`", words])
-            if len(forms) == len(arms.FORMS):
+            if len(forms) == len(arms.FORMS) and words != OTHER_CPU:
                 verdicts.append(words)
     if not rows:
         return ""
@@ -343,31 +363,33 @@ steps per episode are medians over training.
 # ---- shapes, and why
 
 
-def mean_with_mark(x: np.ndarray, clip: np.ndarray) -> str:
-    """The mean of x [seeds]; marked where all of x are beyond all of the clip's."""
+def mean_with_mark(x: np.ndarray, clip: np.ndarray, failed: int) -> str:
+    """The mean of x [seeds]; marked where all of several are beyond all of the clip's."""
+    mark = f" ({len(x)} of {len(x) + failed})" if failed else ""
     if not len(x):
-        return "–"
-    mark = ""
-    if len(clip) and x.min() > clip.max():
-        mark = " ▲"
-    if len(clip) and x.max() < clip.min():
-        mark = " ▼"
+        return f"–{mark}"
+    if len(x) > 1 and len(clip) and x.min() > clip.max():
+        mark += " ▲"
+    if len(x) > 1 and len(clip) and x.max() < clip.min():
+        mark += " ▼"
     return fixed(x.mean()) + mark
 
 
-def overview_table(results: Results) -> str:
+def overview_table(results: Results, failures: list[Failure]) -> str:
     """Mean final return: a row per arm, a column per task."""
+    failed = Counter((failure.env_id, failure.arm) for failure in failures)
     rows = []
     for arm in results.arms:
         row = [label(arm)]
         for env_id in results.envs:
             x = results.values(env_id, arm)
-            row.append(mean_with_mark(x, results.values(env_id, "clip")))
+            clip = results.values(env_id, "clip")
+            row.append(mean_with_mark(x, clip, failed[env_id, arm]))
         rows.append(row)
     return table(["mean return", *results.envs], rows)
 
 
-def shapes_section(results: Results) -> str:
+def shapes_section(results: Results, failures: list[Failure]) -> str:
     """Other clipping rules beside the clip."""
     own = choose.beside_shapes(results)
     if not own.runs:
@@ -377,9 +399,9 @@ def shapes_section(results: Results) -> str:
 
 Each is a policy-loss block in shapes/rules. ▲ (▼): each of its seeds above (below) each of the
 clip's. Had a rule the clip's own returns, two seeds would be above five in one case of 21, three in
-one of 56, five in one of 252; and below as often.
+one of 56, five in one of 252; and below as often. (1 of 3): the others ended without a result.
 
-{overview_table(own)}
+{overview_table(own, failures)}
 ![Final return of every seed, by clipping rule](shapes.png)
 
 ![Final return over the KL reached, by clipping rule](shapes_kl.png)
@@ -410,7 +432,7 @@ def why_section(results: Results, panels: dict[str, list[str]]) -> str:
     return f"""## Why: the ratios behind a mean KL
 
 Quantiles of the ratio w over the rollout at the end of an iteration, where the KL is measured,
-too; w − 1 − log w is averaged over the minibatches of the iteration, as CleanRL's approx_kl.
+too; w − 1 − log w, the estimator of CleanRL's approx_kl, is averaged over the iteration's minibatches.
 Beside the clip stands, of each scalar baseline, the setting whose KL is nearest to the clip's.
 Medians over training, geometric means over runs (of the steps and returns the plain mean), tuning
 seeds included.
@@ -435,9 +457,12 @@ def markdown(data: Data, left_out: list[str]) -> str:
         main_section(data.test),
         partition_section(data.test),
         sweep_section(data.tuning, data.test),
-        shapes_section(data.test),
+        shapes_section(data.test, data.failed),
         why_section(data.logged, data.panels),
     ]
+    if data.failed:
+        lines = [f"* {f.env_id}, {label(f.arm)}, seed {f.seed}: {f.reason}\n" for f in data.failed]
+        sections.append("## Ended without a result\n\n" + "".join(lines))
     if left_out:
         sections.append("## Left out\n\n" + "".join(f"* {line}\n" for line in left_out))
     return "\n".join(section for section in sections if section)
@@ -471,14 +496,16 @@ def draw(data: Data) -> dict[str, Figure]:
     return drawn
 
 
-def build(runs: list[Run], left_out: list[str]) -> dict[str, bytes]:
+def build(runs: list[Run], failures: list[Failure], left_out: list[str]) -> dict[str, bytes]:
     """Every file of the report, by name."""
-    data = choose.sort_runs(runs)
+    data = choose.sort_runs(runs, failures)
     files = {
         "returns.csv": collect.returns_csv(data.every.runs),
         "curves.csv": collect.curves_csv(data.every.runs),
         "report.md": markdown(data, left_out).encode(),
     }
+    if data.failed:
+        files["failed.csv"] = collect.failed_csv(data.failed)
     for name, figure in draw(data).items():
         for suffix in ("png", "svg"):
             files[f"{name}.{suffix}"] = figures.to_bytes(figure, suffix)
@@ -535,13 +562,17 @@ def main(argv: list[str]) -> None:
     kept = []
     at_hand = []
     left_out = []
+    failures = []
     try:
         for folder in args.others:
             others += collect.read_results(folder)
+            failures += collect.read_failed(folder)
         if (args.results / "returns.csv").exists():
             kept = collect.read_results(args.results)
+            failures += collect.read_failed(args.results)
         if args.runs:
             at_hand, left_out = collect.read_folders(args.runs)
+            failures += collect.read_failures(args.runs)
     except (OSError, Unusable) as error:
         fail(str(error))
     runs = [*others, *kept, *at_hand]
@@ -557,7 +588,7 @@ def main(argv: list[str]) -> None:
         fail(f"{args.runs or args.results} holds no finished run that can be read", 1)
     # What has not finished yet is no finding, and a committed report would keep it.
     lasting = [line for line in left_out if not line.endswith(collect.NOT_FINISHED)]
-    write(build(runs, lasting), args.results)
+    write(build(runs, failures, lasting), args.results)
     print(f"report on {len(runs)} runs in {args.results}/report.md")
 
 

@@ -236,6 +236,13 @@ def test_arms_with_values_and_shapes_share_a_folder(tmp_path):
     assert result(tmp_path / "Hopper-v4__spo=0.3__1")["clip_coef"] == 0.3
     assert {file: file.stat().st_mtime_ns for file in made} == made  # run once
 
+    with open(tmp_path / "ppo_spo_continuous.py", "a") as script:
+        script.write("# an older rule\n")
+    status, output = finish(benchmark(*grid, "kl_fixed=3,spo"))
+    assert (status, output.count("\n")) == (2, 1), output
+    assert "ppo_spo_continuous.py, which has changed since: name another folder" in output
+    assert "an older rule" in (tmp_path / "ppo_spo_continuous.py").read_text()
+
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_it_leaves_no_process_and_goes_on_when_started_again(tmp_path, number):

@@ -204,7 +204,10 @@ def test_what_a_run_leaves(finished):
     config = json.loads((run_dir / "config.json").read_text())
     assert config.keys() == asdict(KLIP.Args()).keys() | {"device", "versions"}
     assert config["device"] == "cpu"
-    assert config["versions"].keys() == {"python", "torch", "gymnasium", "mujoco", "numpy"}
+    packages = {"torch", "gymnasium", "mujoco", "numpy"}
+    assert config["versions"].keys() == packages | {"python", "cpu", "script"}
+    source = script("klip").read_bytes()
+    assert config["versions"]["script"] == hashlib.sha256(source).hexdigest()
     more = {"global_step", "episodic_return", "weights_sha256", "kill_fraction"}
     assert result(run_dir).keys() == config.keys() | more | {"sps", "wall_time_s"}
     assert config.items() <= result(run_dir).items()
@@ -226,11 +229,13 @@ def test_tensorboard_has_the_hyperparameters_under_text(finished):
 def test_what_a_run_prints(finished):
     """Progress on stderr, the rest on stdout, and no warning."""
     folder, done = finished
+    done_by = result(folder / "run")
     wanted = f"""PPO, {re.escape(KLIP.loss_in_words())}
 Hopper-v4, seed 1, cpu; watch: tensorboard --logdir run
 finished in 0 min \\d+ s
 return \\d+, mean over the last 10 % of the steps
-weights_sha256 {result(folder / "run")["weights_sha256"]}
+kill_fraction {done_by["kill_fraction"]:.3f}, the share of samples in the kill set
+weights_sha256 {done_by["weights_sha256"]}
 play it with: python evaluate.py run
 """
     assert re.fullmatch(wanted, done.stdout)

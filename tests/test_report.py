@@ -113,6 +113,60 @@ def refused(capsys, *arguments: object, code: int) -> str:
 # ---- what the report says
 
 
+def test_a_run_that_ended_in_nan_is_told_and_kept(tmp_path, capsys):
+    """Not one that is under way, nor one that has finished since."""
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "runs", "clip", seed)
+    for seed in (1, 2, 3, 4):
+        folder = write_run(tmp_path / "runs", "cispo", seed)
+        (folder / "result.json").rename(folder / "config.json")
+        last = "4096/20480 steps, 2000 steps/s" if seed == 4 else "x.py: error: the weights are NaN"
+        folder.with_name(f"{folder.name}.log").write_text(f"begun\n{last}\n")
+    (tmp_path / "runs/Hopper-v4__cispo__1/config.json").rename(
+        tmp_path / "runs/Hopper-v4__cispo__1/result.json"
+    )
+    report.main([str(tmp_path / "runs"), str(tmp_path / "a")])
+    failed = "Hopper-v4,cispo,2,the weights are NaN\nHopper-v4,cispo,3,the weights are NaN\n"
+    for _ in range(2):  # made anew from the CSV files alone, the same
+        text = (tmp_path / "a/report.md").read_text()
+        assert "| cispo | 100 (1 of 3) |" in text  # and no mark for a single seed
+        assert "* Hopper-v4, cispo, seed 3: the weights are NaN\n" in text
+        assert (tmp_path / "a/failed.csv").read_text() == f"env_id,arm,seed,reason\n{failed}"
+        report.main([str(tmp_path / "a")])
+
+    write_run(tmp_path / "more", "cispo", 2)
+    report.main([str(tmp_path / "more"), str(tmp_path / "b"), "--with", str(tmp_path / "a")])
+    assert "cispo, seed 2" not in (tmp_path / "b/report.md").read_text()
+    assert (tmp_path / "b/failed.csv").read_text().count("\n") == 2
+
+
+def test_runs_of_several_versions_of_a_script_or_on_several_processors(tmp_path):
+    for arm, cpu, script in (("clip", "a", "x"), ("phi", "b", "y"), ("klip", "", "z")):
+        for seed in (1, 2):
+            versions = dict.fromkeys(collect.VERSIONS, "1.0") | {"cpu": cpu, "script": script}
+            if arm == "clip" and seed == 2:
+                versions |= {"cpu": "", "script": "w" * 64}
+            sha = f"{seed}{arm if seed == 1 else ''}"
+            write_run(tmp_path / "runs", arm, seed, versions=versions, weights_sha256=sha)
+    report.main([str(tmp_path / "runs"), str(tmp_path / "a")])
+    text = (tmp_path / "a/report.md").read_text()
+    assert "| not comparable: run on different kinds of processor |" in text
+    assert "Identical in 1 of the 1 cells" in text
+    assert text.count("was changed between its runs") == 1
+    assert "PPO-Clip was changed between its runs: x (seeds 1); wwwwwwww (seeds 2).\n" in text
+    rows = collect.read_csv(tmp_path / "a/returns.csv")
+    assert (rows[0]["cpu"], rows[0]["script"]) == ("a", "x")
+    report.main([str(tmp_path / "a")])
+    assert (tmp_path / "a/report.md").read_text() == text
+
+
+def test_a_copy_that_logged_its_ratios_stands_for_the_clips_run(tmp_path):
+    clip, klip = (collect.read_run(write_run(tmp_path, arm)) for arm in ("clip", "klip"))
+    clip.curve["q50"][:] = np.nan
+    (found,) = choose.without_copies(Results([clip, klip])).runs
+    assert found.key == clip.key and choose.has_ratios(found)
+
+
 def test_it_holds_what_the_runs_hold(tmp_path):
     for arm in arms.PAPER:
         for seed in (1, 2, 3, 4, 5) if arm == "clip" else (1, 2, 3):
