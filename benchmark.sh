@@ -19,13 +19,13 @@ work: a run holds a lock on its log file for as long as it lives.
 
   --envs A,B   tasks                                (HalfCheetah-v4,Hopper-v4,Walker2d-v4,
                                                      Ant-v4,Humanoid-v4)
-  --seeds 1,2  seeds; all of seed 1 runs first      (1,2,3,4,5)
-               In the report 11 to 13 choose between the settings of a sweep, the others judge.
+  --seeds 1,2  all of the first seed runs first     (1,2,3,4,5)
+               11 to 13 only choose, in the report, between several values of one arm.
   --arms A,B   variants                             (clip,phi,klip,kl_fixed,kl_adaptive)
                kl_fixed is ppo_kl_scalar with one beta, kl_adaptive the same with --kl-target;
                any rule in shapes/rules is an arm, too: its script is composed into DIR.
                An arm may have a value, as in clip=0.1,kl_fixed=3,kl_adaptive=0.05,spo=0.3:
-               beta (1) of kl_fixed, the target (0.02) of kl_adaptive, epsilon (0.2) of others.
+               beta of kl_fixed (1), target of kl_adaptive (0.02), epsilon of the others (0.2).
   --steps N    environment steps in each run        (1000000)
   --jobs N     runs at a time, one thread each      (one per core)
   --out DIR    has a folder {env}__{arm}__{seed} and a log file for each run  (runs/benchmark)
@@ -35,7 +35,7 @@ work: a run holds a lock on its log file for as long as it lives.
                One DIR holds runs of one --steps and FLAGS. As long as none has finished and none
                is running, others may be given.
 
-What every run would refuse is refused before the first starts.
+Arguments that a run would refuse are refused before any run starts.
 The variable PYTHON names the interpreter (python). Options for Slurm, such as --time or
 --partition, go before benchmark.sh. Exit status: 0 all runs finished, 1 some failed, 2 bad
 arguments.
@@ -90,7 +90,7 @@ jobs=${jobs:-$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS
 command -v "$PYTHON" > /dev/null || fail "$PYTHON is missing: set PYTHON to an interpreter"
 export PYTHON
 
-# A cell is one run: its name, a blank, its command. Nothing is written before all is found good.
+# A cell here is one run: its name, a blank, its command. Nothing is written before all is found good.
 grid=("$out" "$envs" "$seeds" "$arms" "$steps" "${extra[@]}")
 lines=$("$PYTHON" benchmark/grid.py "$mode" "${grid[@]}") || exit 2
 cells=()

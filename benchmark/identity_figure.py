@@ -36,11 +36,11 @@ HIGH = 1.2
 END = 2.5
 # label, script, its beta if it has one, line style; thick to thin, so that all three forms show
 LINES = (
-    ("w A, nothing clipped", kl_scalar, 0.0, {"color": "#8c8c8c", "lw": 1.6}),
+    ("w A, no clip", kl_scalar, 0.0, {"color": "#8c8c8c", "lw": 1.6}),
     ("scalar KL, β = 1", kl_scalar, 1.0, {"color": "#009E73", "lw": 1.8}),
     ("min (PPO-Clip)", clip, None, {"color": "#56B4E9", "lw": 7, "solid_capstyle": "butt"}),
     ("Φ", phi, None, {"color": "#D55E00", "lw": 3.2, "ls": (0, (4, 2))}),
-    (r"$β_t$ log π (KLip)", klip, None, {"color": "#000000", "lw": 1.8, "ls": (0, (1, 1.4))}),
+    (r"w A + $β_t$ log π", klip, None, {"color": "#000000", "lw": 1.8, "ls": (0, (1, 1.4))}),
 )
 IN_LEGEND = (2, 3, 4, 0, 1)
 
