@@ -55,7 +55,8 @@ EPOCHS = 10  # passes over the steps of an iteration, of our scripts and of Stab
 PHASES = ("act", "evaluate", "advantages", "update", "log")  # comments in train() that begin them
 SB3 = "stable-baselines3"
 SB3_PIN = f"{SB3}==2.9.2"
-NOTES = """*Envs* is the number of environments, {} steps per iteration in all; *size*, of a minibatch. *Whole* is the process from start to end, with imports and, from an empty cache, compilation;
+NOTES = """*Envs* is the number of environments, *size* that of a minibatch; an iteration takes {} steps in
+all. *Whole* is the process from start to end, with imports and, from an empty cache, compilation;
 *steady* begins with the third iteration. Ratios are taken within a repeat. *Env* is env.step and
 reset; *log* is all that belongs to no other phase. The timers themselves are included, which for
 env.step and mj_step take about {:.1f} µs per environment step. Memory is that of the process and its
