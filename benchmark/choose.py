@@ -187,7 +187,7 @@ class Data(NamedTuple):
     panels: dict[str, list[str]]  # task: arms of about one KL
 
 
-def is_test(run: Run) -> bool:
+def is_test(run: Run | Failure) -> bool:
     """Whether a run has a test seed."""
     return run.seed not in TUNING_SEEDS
 
@@ -197,11 +197,13 @@ def sort_runs(runs: list[Run], failures: Sequence[Failure] = ()) -> Data:
     every = Results(runs)
     distinct = without_copies(every)
     logged = distinct.only(has_ratios)
-    finished = {run.key for run in runs}
+    failed = {failure.key: failure for failure in failures}  # the last of each
+    for run in runs:
+        failed.pop(run.key, None)
     panels = {env_id: matched(logged, env_id) for env_id in logged.envs}
     return Data(
         every=every,
-        failed=sorted({f for f in failures if f.key not in finished}),
+        failed=sorted(failed.values()),
         paper=every.only(lambda run: is_test(run) and run.arm in arms.PAPER),
         test=distinct.only(is_test),
         tuning=distinct.only(lambda run: not is_test(run)),

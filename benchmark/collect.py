@@ -404,11 +404,14 @@ def read_failed(folder: Path) -> list[Failure]:
     path = folder / "failed.csv"
     if not path.exists():
         return []
-    try:
-        rows = read_table(path, FAILED)
-        return [Failure(r["env_id"], r["arm"], int(r["seed"]), r["reason"]) for r in rows]
-    except ValueError as error:
-        raise Unusable(f"{path}: {error}") from None
+    failures = []
+    for line, row in enumerate(read_table(path, FAILED), 2):
+        try:
+            arm = arms.parse(row["arm"])
+            failures.append(Failure(row["env_id"], arm.name, int(row["seed"]), row["reason"]))
+        except ValueError as error:
+            raise Unusable(f"{path}, line {line}: {error}") from None
+    return failures
 
 
 def to_csv(header: tuple[str, ...], rows: list[list]) -> bytes:

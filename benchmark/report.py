@@ -377,7 +377,7 @@ def mean_with_mark(x: np.ndarray, clip: np.ndarray, failed: int) -> str:
 
 def overview_table(results: Results, failures: list[Failure]) -> str:
     """Mean final return: a row per arm, a column per task."""
-    failed = Counter((failure.env_id, failure.arm) for failure in failures)
+    failed = Counter((f.env_id, f.arm) for f in failures if choose.is_test(f))
     rows = []
     for arm in results.arms:
         row = [label(arm)]
@@ -572,7 +572,8 @@ def main(argv: list[str]) -> None:
             failures += collect.read_failed(args.results)
         if args.runs:
             at_hand, left_out = collect.read_folders(args.runs)
-            failures += collect.read_failures(args.runs)
+            if at_hand:  # which were made with the same settings
+                failures += collect.read_failures(args.runs)
     except (OSError, Unusable) as error:
         fail(str(error))
     runs = [*others, *kept, *at_hand]

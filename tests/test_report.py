@@ -139,6 +139,14 @@ def test_a_run_that_ended_in_nan_is_told_and_kept(tmp_path, capsys):
     assert "cispo, seed 2" not in (tmp_path / "b/report.md").read_text()
     assert (tmp_path / "b/failed.csv").read_text().count("\n") == 2
 
+    log = tmp_path / "runs/Hopper-v4__cispo__3.log"
+    log.write_text("x.py: error: another reason\n")  # tried again
+    report.main([str(tmp_path / "runs"), str(tmp_path / "a")])
+    assert (tmp_path / "a/failed.csv").read_text().endswith("cispo,3,another reason\n")
+    (tmp_path / "a/failed.csv").write_text("env_id,arm,seed,reason\nHopper-v4,nope,1,x\n")
+    capsys.readouterr()
+    assert "failed.csv, line 2: nope is no arm" in refused(capsys, tmp_path / "a", code=2)
+
 
 def test_runs_of_several_versions_of_a_script_or_on_several_processors(tmp_path):
     for arm, cpu, script in (("clip", "a", "x"), ("phi", "b", "y"), ("klip", "", "z")):
