@@ -416,6 +416,19 @@ def test_damaged_results_are_refused_and_kept(tmp_path, capsys):
         (to / name).write_bytes(whole)
 
 
+def test_findings_quotes_the_returns_of_its_trials():
+    """Of those on Ant with three seeds, which stand in no report."""
+    returns: dict[str, list[str]] = {}
+    for row in collect.read_csv(ROOT / "benchmark/results/trials/returns.csv"):
+        if row["env_id"] == "Ant-v4":
+            found = returns.setdefault(row["arm"], [])
+            found.append(f"{float(row['episodic_return']):.0f}")
+    text = (ROOT / "benchmark/FINDINGS.md").read_text().replace(" and ", ", ")
+    threes = [", ".join(found) for found in returns.values() if len(found) == 3]
+    assert len(threes) == 9
+    assert all(three in text for three in threes)
+
+
 @pytest.mark.parametrize(
     ("name", "cell", "seeds"),
     [
