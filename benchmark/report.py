@@ -125,7 +125,8 @@ def summary(results: Results) -> str:
 * {len(results.runs)} runs of {steps:,} steps; {setup["device"]}, {update} update.
 * {versions}.
 * returns.csv has a line for each run, and curves.csv its course, in means of
-  {collect.bin_width(range(steps // batch))} iterations of {batch} steps; all below is made of these two.
+  {collect.bin_width(range(steps // batch))} iterations of {batch} steps; failed.csv, where there is one, has
+  those that ended without a result. All below is made of these files.
 * The paper: Colletti and Holzinger, KLip-PPO, arXiv 2606.23932.
 {tuning}{changed_scripts(results)}"""
 
