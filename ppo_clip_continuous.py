@@ -373,7 +373,7 @@ class Batch(NamedTuple):
 
 
 def compute_value_loss(agent: Agent, args: Args, batch: Batch) -> torch.Tensor:
-    """Half the mean squared error of V, or of V clipped to old_value +- epsilon if that is larger."""
+    """Half the mean squared error of V or, where larger, of V clipped to old_value +- epsilon, []."""
     value = agent.get_value(batch.obs)
     squared_error = (value - batch.returns) ** 2
     if args.clip_vloss:

@@ -318,7 +318,7 @@ def read_failure(folder: Path) -> Failure | None:
         _, failed, reason = lines[-1].partition(": error: ")
         if failed and not (folder / "result.json").exists():
             return Failure(config["env_id"], arm.name, int(config["seed"]), reason)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         pass  # no run of ours
     return None
 

@@ -4,7 +4,7 @@
     python benchmark/speed.py --num-envs 1 2 4 8 16 --no-sb3 --no-compile
     python benchmark/speed.py --arms clip kl_fixed=3 spo --no-sb3
     python benchmark/speed.py --devices cpu cuda --num-envs 1 16 --batch-size 16384 \\
-        --minibatch-sizes 64 4096 --no-sb3
+        --minibatch-sizes 64 4096 --steps 81920 --no-sb3
 
 Every run is a process of its own; each repeat runs all rows once, so that a machine that slows
 down or warms up does so for all of them. Prints Markdown.
@@ -109,6 +109,8 @@ def check(args: Args) -> None:
             registry.parse(arm)
     except (gym.error.Error, ImportError, ValueError) as error:
         fail(f"--envs or --arms: {error}")
+    if args.batch_size < 1:
+        fail(f"--batch-size must be at least 1, not {args.batch_size}")
     for name in ("num_envs", "minibatch_sizes"):
         for number in getattr(args, name):
             if number < 1 or args.batch_size % number:

@@ -157,6 +157,7 @@ def test_median_and_spread():
         ({"num_envs": (1, 3)}, "--num-envs"),
         ({"minibatch_sizes": (64, 4096)}, "--minibatch-sizes"),
         ({"batch_size": 16384}, "--steps must be at least 65536"),
+        ({"batch_size": 0}, "--batch-size"),
         ({"devices": ("cpu", "cuda")}, "--devices cuda"),
         ({"repeats": 0}, "--repeats"),
         ({"envs": ("Hopper-v4", "Nope-v0")}, "--envs"),
