@@ -373,7 +373,7 @@ class Batch(NamedTuple):
 
 
 def compute_value_loss(agent: Agent, args: Args, batch: Batch) -> torch.Tensor:
-    """Half the mean squared error of V or, where larger, of V clipped to old_value +- epsilon, []."""
+    """Half the mean squared error of V or, where larger, V clipped to old_value +- epsilon, []."""
     value = agent.get_value(batch.obs)
     squared_error = (value - batch.returns) ** 2
     if args.clip_vloss:
@@ -390,7 +390,9 @@ def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict
     logprob = agent.logprob(mean, batch.actions)
     logratio = logprob - batch.old_logprob
     ratio = logratio.exp()  # w
-    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    # clip(w), with gradient 1 on the edges of the band: that of clamp is 0 since PyTorch 2.14.
+    nearest = ratio.detach().clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    clipped_ratio = torch.where(ratio == nearest, ratio, nearest)
     # From here on A means A / N, for a sum: averaging at the end would round the forms differently.
     # In float64 w A is exact; in float32 w A and clip(w) A may tie, and min would not kill.
     advantages = (batch.advantages / len(batch.advantages)).double()
@@ -445,6 +447,7 @@ def compile_gradient(args: Args) -> Callable:
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
     options = {
         "cpp_wrapper": not args.cuda,
+        "cpp.enable_tiling_heuristics": False,  # else exp() is vectorised in some forms only
         "triton.cudagraphs": args.cuda,
         "emulate_precision_casts": args.cuda,  # no fused multiply-adds, which round the forms apart
     }
