@@ -28,7 +28,7 @@ import arms
 import numpy as np
 
 PAPER = Path(__file__).resolve().parent / "paper"
-OTHER_CPU = "not comparable: run on different kinds of processor"
+NOT_COMPARABLE = "not comparable: they name different kinds of processor, or some name none"
 PAPER_PASS = "0.046 to 0.065"  # over its tasks, from its text: its table has none
 
 
@@ -144,14 +144,14 @@ def first_difference(a: Run, b: Run) -> str:
 
 def verdict(forms: dict[str, Run]) -> str:
     """What the weights of the forms, trained on one task and seed, say of each other."""
-    if len({run.cpu for run in forms.values()} - {""}) > 1:
-        return OTHER_CPU
     reference, *others = forms
     parts = []
     for other in others:
         if forms[other].weights_sha256 != forms[reference].weights_sha256:
             where = first_difference(forms[reference], forms[other])
             parts.append(f"{reference} and {other} part {where}")
+    if parts and len({run.cpu for run in forms.values()}) > 1:
+        return NOT_COMPARABLE
     missing = [form for form in arms.FORMS if form not in forms]
     note = f" ({', '.join(missing)} missing)" if missing else ""
     return ("; ".join(parts) or "identical") + note
@@ -166,7 +166,7 @@ def identity(results: Results) -> str:
             words = verdict(forms)
             sha256 = next(iter(forms.values())).weights_sha256[:12]
             rows.append([env_id, seed, epsilon, f"`{sha256}`", words])
-            if len(forms) == len(arms.FORMS) and words != OTHER_CPU:
+            if len(forms) == len(arms.FORMS) and words != NOT_COMPARABLE:
                 verdicts.append(words)
     if not rows:
         return ""
