@@ -449,6 +449,7 @@ def compile_gradient(args: Args) -> Callable:
         "cpp.enable_tiling_heuristics": False,  # else exp() is vectorised in some forms only
         "triton.cudagraphs": args.cuda,
         "emulate_precision_casts": args.cuda,  # no fused multiply-adds, which round the forms apart
+        "deterministic": args.torch_deterministic,  # no order of a sum chosen by timing, on the GPU
     }
     return torch.compile(compute_gradient, fullgraph=True, dynamic=False, options=options)
 
