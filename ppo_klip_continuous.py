@@ -137,7 +137,7 @@ def check(args: Args) -> None:
     require(args.target_kl is None or args.target_kl > 0, "--target-kl must be positive")
     if args.cuda:
         require(torch.cuda.is_available(), "--cuda needs a GPU, and this PyTorch finds none")
-    if args.compile:
+    if args.compile and not args.cuda:
         rule = "--compile needs a C++ compiler (g++, or what CXX names) and Python.h (python3-dev)"
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         require(compiler, rule)
@@ -443,16 +443,16 @@ def compute_gradient(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tens
 
 
 def compile_gradient(args: Args) -> Callable:
-    """compute_gradient, compiled at its first call."""
+    """compute_gradient, compiled at its first call; on the GPU into a CUDA graph, which replays the
+    kernels of an uncompiled run. Compiled ones would sum in an order that depends on the form.
+    """
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    options = {
-        "cpp_wrapper": not args.cuda,
-        "cpp.enable_tiling_heuristics": False,  # else exp() is vectorised in some forms only
-        "triton.cudagraphs": args.cuda,
-        "emulate_precision_casts": args.cuda,  # no fused multiply-adds, which round the forms apart
-        "deterministic": args.torch_deterministic,  # no order of a sum chosen by timing, on the GPU
-    }
-    return torch.compile(compute_gradient, fullgraph=True, dynamic=False, options=options)
+    if args.cuda:
+        how = {"backend": "cudagraphs"}
+    else:
+        # With its heuristics, the compiler vectorises exp() in some forms only, and rounds apart.
+        how = {"options": {"cpp_wrapper": True, "cpp.enable_tiling_heuristics": False}}
+    return torch.compile(compute_gradient, fullgraph=True, dynamic=False, **how)
 
 
 class Adam:

@@ -246,7 +246,8 @@ def test_exact_at_the_boundary_when_compiled(monkeypatch, trap):
 
     def compiled(module) -> torch.Tensor:
         monkeypatch.setitem(sys.modules, module.__name__, module)  # where the compiler looks
-        how = {"fullgraph": True, "dynamic": False, "options": {"cpp_wrapper": True}}
+        options = {"cpp_wrapper": True, "cpp.enable_tiling_heuristics": False}  # as the scripts
+        how = {"fullgraph": True, "dynamic": False, "options": options}
         function = torch.compile(gradient_by_action, **how)
         with torch._dynamo.config.patch(trace_autograd_ops=True):
             return per_sample(module, logratio, advantages, function=function)
@@ -279,6 +280,17 @@ def test_compiled_gradients_with_four_actions(monkeypatch, trap):
         batches = [minibatch(64, seed=seed, act_dim=4) for seed in range(8)]
         found.append(torch.stack([gradient_fn(agent, args, batch)[0] for agent, batch in batches]))
     assert trap != all(torch.equal(found[0], x) for x in found)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_what_a_gpu_would_record_is_the_uncompiled_function():
+    """The backend for the GPU records nothing here, but it has to trace the function whole."""
+    for form in FORMS:
+        module = MODULES[form]
+        args = module.Args(cuda=True, compile=True)
+        agent, batch = minibatch(60)
+        got, _ = module.compile_gradient(args)(agent, args, batch)
+        assert torch.equal(got, module.compute_gradient(agent, args, batch)[0])
 
 
 # exp() reaches from 0 to 3e38; with these advantages every product stays a finite float32, and no
