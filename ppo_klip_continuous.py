@@ -444,13 +444,13 @@ def compute_gradient(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tens
 
 def compile_gradient(args: Args) -> Callable:
     """compute_gradient, compiled at its first call; on the GPU into a CUDA graph, which replays the
-    kernels of an uncompiled run. Compiled ones would sum in an order that depends on the form.
+    kernels of an uncompiled run. Compiled ones could sum in an order that depends on the form.
     """
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
     if args.cuda:
         how = {"backend": "cudagraphs"}
     else:
-        # With its heuristics, the compiler vectorises exp() in some forms only, and rounds apart.
+        # With its heuristics the compiler may vectorise exp() in some forms only: they round apart.
         how = {"options": {"cpp_wrapper": True, "cpp.enable_tiling_heuristics": False}}
     return torch.compile(compute_gradient, fullgraph=True, dynamic=False, **how)
 
