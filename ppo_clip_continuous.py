@@ -88,7 +88,7 @@ class Args:
     num_minibatches: int = 32  # per epoch; must divide num_envs * num_steps
     update_epochs: int = 10  # passes over each rollout
     gamma: float = 0.99  # discount
-    gae_lambda: float = 0.95  # decay of the advantage estimate's trace
+    gae_lambda: float = 0.95  # lambda of GAE: 0 trusts the value function, 1 the rewards
     norm_adv: bool = True  # normalise advantages, once per rollout
     clip_coef: float = 0.2  # epsilon: the band is 1 - epsilon <= ratio <= 1 + epsilon
     clip_vloss: bool = True  # clip the change of the value, too, by epsilon
@@ -150,7 +150,7 @@ def check(args: Args) -> None:
 
 
 def show_mujoco_warning(text: str) -> None:
-    """Print MuJoCo's warnings, which else go to a file, but the one that the v4 tasks cause."""
+    """Print MuJoCo's warnings, else written to a file, except the one that the v4 tasks cause."""
     if "settotalmass" not in text:
         tqdm.write(text, file=sys.stderr)
 
@@ -278,7 +278,7 @@ class Runner:
 
         shape = (args.num_steps, args.num_envs)
         self.obs = np.zeros((*shape, obs_dim), np.float32)
-        self.next_obs = np.zeros((*shape, obs_dim), np.float32)  # of the same episode, always
+        self.next_obs = np.zeros((*shape, obs_dim), np.float32)  # after the step, before any reset
         self.actions = np.zeros((*shape, act_dim), np.float32)  # as sampled, not clipped
         self.rewards = np.zeros(shape)
         self.discounted_returns = np.zeros(shape)  # of the episode so far, to scale rewards
@@ -373,7 +373,7 @@ class Batch(NamedTuple):
 
 
 def compute_value_loss(agent: Agent, args: Args, batch: Batch) -> torch.Tensor:
-    """Half the mean squared error of V or, where larger, V clipped to old_value +- epsilon, []."""
+    """Half the mean squared error of V or, if larger, of V clipped to old_value +- epsilon, []."""
     value = agent.get_value(batch.obs)
     squared_error = (value - batch.returns) ** 2
     if args.clip_vloss:
@@ -390,11 +390,13 @@ def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict
     logprob = agent.logprob(mean, batch.actions)
     logratio = logprob - batch.old_logprob
     ratio = logratio.exp()  # w
-    # clip(w), with gradient 1 on the edges of the band: that of clamp is 0 since PyTorch 2.14.
+    # clip(w), with gradient 1 in the band, edges included, else 0. That of ratio.clamp is the same
+    # up to PyTorch 2.13; from 2.14 on it is 0 on the edges, too.
     nearest = ratio.detach().clamp(1 - args.clip_coef, 1 + args.clip_coef)
     clipped_ratio = torch.where(ratio == nearest, ratio, nearest)
     # From here on A means A / N, for a sum: averaging at the end would round the forms differently.
-    # In float64 w A is exact; in float32 w A and clip(w) A may tie, and min would not kill.
+    # In float64 w A is exact. In float32 w A and clip(w) A could round to the same number outside
+    # the band; min would then pass on half of a gradient that should be 0.
     advantages = (batch.advantages / len(batch.advantages)).double()
     excess = (ratio - clipped_ratio).detach() * advantages
     kill_set = excess > 0  # w > 1 + epsilon and A > 0, or w < 1 - epsilon and A < 0

@@ -1,7 +1,7 @@
-# DPO: beta = -w A tanh(x)^2 for w > 1, else -A tanh(y)^2; Lu et al., arXiv 2210.05639
+# DPO: beta = -w A tanh(x)^2, -A tanh(y)^2 or 0; Lu et al., arXiv 2210.05639
 # Discovered Policy Optimisation, a drift found by meta-learning and put into a formula:
-# x = (w - 1) A / 2 if also A > 0, y = log(w) A / 0.6 if also A < 0, else beta = 0. Epsilon has
-# no part in it: the larger |A|, the sooner a sample stops, so that A must be normalised.
+# x = (w - 1) A / 2 for A > 0, y = log(w) A / 0.6 for A < 0; elsewhere beta = 0. Epsilon has no
+# part in it: the larger |A|, the sooner a sample stops, so that A must be normalised.
 unscaled = advantages * len(advantages)  # A, not A / N
 above = -ratio * advantages * torch.tanh((ratio - 1) * unscaled / 2.0) ** 2
 below = -advantages * torch.tanh(logratio * unscaled / 0.6) ** 2
