@@ -24,6 +24,7 @@ import arms
 import choose
 import collect
 import compare
+import noise
 import report
 from collect import Results
 
@@ -427,6 +428,14 @@ def test_findings_quotes_the_returns_of_its_trials():
     threes = [", ".join(found) for found in returns.values() if len(found) == 3]
     assert len(threes) == 9
     assert all(three in text for three in threes)
+
+
+def test_findings_quotes_the_table_of_the_noise():
+    header, _, *rows = noise.table().splitlines()
+    text = (ROOT / "benchmark/FINDINGS.md").read_text()
+    _, *quoted = text.split(header)[1].split("\n\n")[0].strip().splitlines()
+    assert len(quoted) >= 10
+    assert set(quoted) <= set(rows)
 
 
 @pytest.mark.parametrize(
