@@ -25,6 +25,7 @@ import choose
 import collect
 import compare
 import noise
+import pooled
 import report
 from collect import Results
 
@@ -428,6 +429,17 @@ def test_findings_quotes_the_returns_of_its_trials():
     threes = [", ".join(found) for found in returns.values() if len(found) == 3]
     assert len(threes) == 9
     assert all(three in text for three in threes)
+
+
+def test_readme_and_findings_quote_the_pooled_tables():
+    tables = pooled.tables()
+    readme = (ROOT / "README.md").read_text()
+    findings = (ROOT / "benchmark/FINDINGS.md").read_text()
+    for text, quoted in [(readme, tables[:1]), (findings, tables[1:])]:
+        for table in quoted:
+            rows = table.splitlines()[2:]
+            assert len(rows) >= 3
+            assert [row for row in rows if row not in text] == []
 
 
 def test_findings_quotes_the_table_of_the_noise():
