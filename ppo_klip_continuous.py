@@ -564,6 +564,14 @@ def say(line: str, file: TextIO | None = None) -> None:
         print(line, file=file, flush=True)
 
 
+def cpu_kind() -> str:
+    """Kind of processor: NumPy and PyTorch choose their kernels by it, and these round apart."""
+    words = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:  # Linux has it
+        words += re.findall(r"(?:cpu family|model|CPU part)\s*: (\S+)\n", file.read())[:2]
+    return " ".join(words)
+
+
 def start_run(args: Args) -> tuple[str, dict, SummaryWriter]:
     """Make the run folder and say where it is; return its path, the config and the writer."""
     run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
@@ -571,7 +579,7 @@ def start_run(args: Args) -> tuple[str, dict, SummaryWriter]:
     packages = ("torch", "gymnasium", "mujoco", "numpy")
     versions = {package: version(package) for package in packages}
     versions["python"] = sys.version.split()[0]
-    versions["cpu"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    versions["cpu"] = cpu_kind()
     with open(__file__, "rb") as file:
         versions["script"] = hashlib.sha256(file.read()).hexdigest()
     device = "cuda" if args.cuda else "cpu"

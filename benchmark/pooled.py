@@ -4,8 +4,8 @@ and of FINDINGS.md.
     python benchmark/pooled.py
 
 Only runs that all three arms have, by folder and seed, count. benchmark/results/again has seeds of
-benchmark/results a second time, by scripts whose compiled update rounds differently. These are not
-pooled, since runs of one seed may be alike: the last table says how far apart they end.
+benchmark/results a second time, rounded differently (FINDINGS.md, "What is a bit worth?"). These are
+not pooled, since runs of one seed may be alike: the last table says how far apart they end.
 """
 
 from itertools import product

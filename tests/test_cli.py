@@ -206,6 +206,7 @@ def test_what_a_run_leaves(finished):
     assert config["device"] == "cpu"
     packages = {"torch", "gymnasium", "mujoco", "numpy"}
     assert config["versions"].keys() == packages | {"python", "cpu", "script"}
+    assert config["versions"]["cpu"] == KLIP.cpu_kind()
     source = script("klip").read_bytes()
     assert config["versions"]["script"] == hashlib.sha256(source).hexdigest()
     more = {"global_step", "episodic_return", "weights_sha256", "kill_fraction"}
