@@ -1,5 +1,5 @@
 """On Ant-v4, when has the policy's noise shrunk, and when do its episodes grow long? Prints the
-table of FINDINGS.md, "Why does it fail?", from the curves in benchmark/results and its trials.
+table of FINDINGS.md, "Why does it fail?", from the curves in benchmark/results.
 
     python benchmark/noise.py
 
@@ -21,7 +21,7 @@ import report
 
 TASK = "Ant-v4"
 RESULTS = Path(__file__).parent / "results"
-FOLDERS = (RESULTS, RESULTS / "trials")
+FOLDERS = (RESULTS, RESULTS / "again", RESULTS / "trials")
 ENTROPY = 4.0
 LENGTH = 200.0
 IN_A_ROW = 3
