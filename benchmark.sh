@@ -92,7 +92,7 @@ export PYTHON
 
 # A cell here is one run: its name, a blank, its command. Nothing is written before all is found good.
 grid=("$out" "$envs" "$seeds" "$arms" "$steps" "${extra[@]}")
-lines=$("$PYTHON" benchmark/grid.py "$mode" "${grid[@]}") || exit 2
+lines=$("$PYTHON" benchmark/grid.py "$mode" "${grid[@]}") || exit  # with its status: 2, or 130 after Ctrl-C
 cells=()
 while IFS= read -r line; do cells+=("$line"); done <<< "$lines"
 [ "$mode" = list ] && printf '%s\n' "${cells[@]#* }" && exit
@@ -102,7 +102,7 @@ while IFS= read -r line; do cells+=("$line"); done <<< "$lines"
 trouble=$({ mkdir -p "$out" && : >> "$out/settings"; } 2>&1) ||
   fail "--out $out cannot be written: ${trouble##*: }"
 exec 8>> "$out/settings"
-"$PYTHON" -S benchmark/grid.py prepare "${grid[@]}" || exit 2
+"$PYTHON" -S benchmark/grid.py prepare "${grid[@]}" || exit
 settings=$(cat "$out/settings")
 
 # ---- the runs
