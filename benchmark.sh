@@ -49,6 +49,8 @@ fail() {
 
 {  # bash reads up to the closing brace before it starts: editing this file harms no running copy
 
+trap 'trap - INT; kill -INT $$' INT  # else bash may take an interrupted check for a failed one
+
 mode=run envs='' seeds='' steps='' jobs='' out='' arms=clip,phi,klip,kl_fixed,kl_adaptive
 while [ $# -gt 0 ]; do
   case $1 in
@@ -92,7 +94,7 @@ export PYTHON
 
 # A cell here is one run: its name, a blank, its command. Nothing is written before all is found good.
 grid=("$out" "$envs" "$seeds" "$arms" "$steps" "${extra[@]}")
-lines=$("$PYTHON" benchmark/grid.py "$mode" "${grid[@]}") || exit  # with its status: 2, or 130 after Ctrl-C
+lines=$("$PYTHON" benchmark/grid.py "$mode" "${grid[@]}") || exit 2
 cells=()
 while IFS= read -r line; do cells+=("$line"); done <<< "$lines"
 [ "$mode" = list ] && printf '%s\n' "${cells[@]#* }" && exit
@@ -102,7 +104,7 @@ while IFS= read -r line; do cells+=("$line"); done <<< "$lines"
 trouble=$({ mkdir -p "$out" && : >> "$out/settings"; } 2>&1) ||
   fail "--out $out cannot be written: ${trouble##*: }"
 exec 8>> "$out/settings"
-"$PYTHON" -S benchmark/grid.py prepare "${grid[@]}" || exit
+"$PYTHON" -S benchmark/grid.py prepare "${grid[@]}" || exit 2
 settings=$(cat "$out/settings")
 
 # ---- the runs
