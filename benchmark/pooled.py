@@ -21,15 +21,22 @@ import report
 RESULTS = Path(__file__).parent / "results"
 FOLDERS = (".", "further", "seeds_31_35")
 AGAIN = "again"
+BATCHES = {  # of Hopper's runs, which came in this order
+    "seeds 1 to 5": ".",
+    "seeds 21 to 30": "further",
+    "seeds 31 to 35": "seeds_31_35",
+    "seeds 1 to 4 again": AGAIN,
+}
 ARMS = ("clip", "kl_fixed", "kl_adaptive")
 Returns = dict[tuple[str, int], float]  # by folder and seed
 
 
 class Tables(NamedTuple):
-    """Four tables in Markdown."""
+    """Five tables in Markdown."""
 
     returns: str
     differences: str
+    batches: str
     from_paper: str
     rounding: str
 
@@ -50,6 +57,12 @@ def read(env_id: str, folders: tuple[str, ...]) -> dict[str, Returns]:
 def values(returns: Returns) -> np.ndarray:
     """The returns alone, [runs]."""
     return np.array(list(returns.values()))
+
+
+def less_clip(by_arm: dict[str, Returns]) -> list[str]:
+    """The mean return of either baseline less the clip's, with its 95 % interval."""
+    clip = values(by_arm["clip"])
+    return [report.with_interval(compare.difference(values(by_arm[arm]), clip)) for arm in ARMS[1:]]
 
 
 def five(row: dict[str, str]) -> np.ndarray:
@@ -88,11 +101,11 @@ def tables() -> Tables:
             theirs = paper[env_id, arm]
             row += [f"{x.mean():.0f} ± {x.std():.0f}", f"{theirs['mean']} ± {theirs['std']}"]
         returns.append(row)
-        less = [compare.difference(samples[arm], samples["clip"]) for arm in ARMS[1:]]
-        differences.append([env_id, runs, *map(report.with_interval, less)])
+        differences.append([env_id, runs, *less_clip(by_arm)])
         less = [compare.difference(x, five(paper[env_id, arm])) for arm, x in samples.items()]
         from_paper.append([env_id, runs, *map(report.with_interval, less)])
         rounding.append(rounding_row(env_id))
+    batches = [[name, *less_clip(read("Hopper-v4", (folder,)))] for name, folder in BATCHES.items()]
     header = ["task", "runs", "clip, Φ and β_t", "paper's clip", "fixed β = 1", "paper's"]
     apart = ["task", "pairs of one seed", "apart by", "pairs of two seeds", "apart by"]
     less_header = ["task", "runs", "fixed β = 1 less the clip", "adaptive β less the clip"]
@@ -100,6 +113,7 @@ def tables() -> Tables:
     return Tables(
         report.table([*header, "adaptive β", "paper's"], returns),
         report.table(less_header, differences),
+        report.table(["Hopper-v4", *less_header[2:]], batches),
         report.table(paper_header, from_paper),
         report.table(apart, [row for row in rounding if row]),
     )

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import platform
 import re
 import runpy
 import shlex
@@ -206,7 +207,9 @@ def test_what_a_run_leaves(finished):
     assert config["device"] == "cpu"
     packages = {"torch", "gymnasium", "mujoco", "numpy"}
     assert config["versions"].keys() == packages | {"python", "cpu", "script"}
-    assert config["versions"]["cpu"] == KLIP.cpu_kind()
+    machine, _, *kind = config["versions"]["cpu"].split()
+    assert machine == platform.machine()
+    assert len(kind) == 2 or sys.platform != "linux"  # family and model
     source = script("klip").read_bytes()
     assert config["versions"]["script"] == hashlib.sha256(source).hexdigest()
     more = {"global_step", "episodic_return", "weights_sha256", "kill_fraction"}
