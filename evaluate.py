@@ -26,11 +26,12 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import torch
 import tyro
 
-from ppo_klip_continuous import Agent, fail, make_env, write_file
+from ppo_klip_continuous import Agent, fail, make_env, show_mujoco_warning, write_file
 
 OPENGL_BACKENDS = ("egl", "osmesa", "glfw")  # values of MUJOCO_GL; the first two need no display
 OPENGL_HINT = "; MuJoCo draws with OpenGL: apt-get install libegl1 libgl1-mesa-dri, or libosmesa6"
@@ -103,7 +104,7 @@ def load(path: str) -> Run:
     config = read_json(f"{path}/config.json")
     env_id = config.get("env_id")
     try:
-        gym.spec(env_id)
+        gym.make(env_id).close()
     except Exception as error:  # noqa: BLE001, depends on what stands there
         fail(f"{path}/config.json names the task {env_id!r}: {describe(error)}")
     agent, global_step = load_agent(f"{path}/agent.pt", env_id)
@@ -130,7 +131,8 @@ def render_kwargs(env_id: str) -> dict[str, str]:
 
 def is_mujoco(env_id: str) -> bool:
     """Whether this is one of Gymnasium's own MuJoCo tasks."""
-    return ".mujoco." in str(gym.spec(env_id).entry_point)
+    with gym.make(env_id) as env:
+        return ".mujoco." in type(env.unwrapped).__module__
 
 
 def prepare_video(env_ids: list[str]) -> None:
@@ -243,6 +245,8 @@ def evaluate(
     if not 0 <= seed < 2**31:
         fail(f"--seed must be in [0, {2**31 - 1}], not {seed}")
     torch.set_num_threads(1)
+    gym.logger.min_level = gym.logger.ERROR  # quiet, as the scripts are
+    mujoco.set_mju_user_warning(show_mujoco_warning)
     once = {os.path.realpath(path): path for path in runs}
     loaded = [load(path) for path in once.values()]
     if capture_video:

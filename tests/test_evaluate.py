@@ -224,6 +224,22 @@ def test_unknown_task(run, capsys, env_id):
     assert "config.json names the task" in refused(capsys, (str(run),))
 
 
+OWN_TASK = """
+from gymnasium import register
+register("Own-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=9)
+"""
+
+
+@pytest.mark.parametrize("env_id", ["own_task:Own-v0", "Pendulum"])
+def test_every_name_of_a_task_that_training_takes(tmp_path, monkeypatch, env_id):
+    (tmp_path / "own_task.py").write_text(OWN_TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = make_run(tmp_path / "run", env_id)
+    with warnings.catch_warnings(action="error"):
+        evaluate.evaluate((str(run),), 1)
+    assert evaluation(run)["env_id"] == env_id
+
+
 def test_damaged_agent(run, capsys):
     whole = (run / "agent.pt").read_bytes()
     rng = random.Random(1)
