@@ -265,8 +265,8 @@ over seeds. Kill: the fraction of minibatch samples in the kill set of ε, whate
 with them. Intervals of one task are Student's t, of two arms Welch's; fewer than three runs have
 none. Over tasks they are the percentile bootstrap, which draws the arm's and the clip's seeds anew
 within each task; of five tasks with five normal seeds it holds the truth in some 90 % of cases, not
-95. p is of the exact two-sided sign-flip test on the pairs: with five pairs it cannot go below
-0.06, with three not below 0.25."""
+95. p is of the two-sided sign-flip test on the pairs, exact up to 17 of them: with five it cannot
+go below 0.06, with three not below 0.25."""
 
 
 def main_section(results: Results) -> str:

@@ -633,6 +633,17 @@ def test_statistics():
     assert compare.sign_flip(np.array([3.0, -3.0])) == 1.0
 
 
+@pytest.mark.parametrize(("pairs", "error"), [(17, 1e-12), (20, 2e-3)])
+def test_sign_flip_by_all_signs(pairs, error):
+    x = np.random.default_rng(2).normal(0.4, 1, pairs)
+    sums = np.zeros(1)
+    for difference in x:
+        sums = np.concatenate([sums + difference, sums - difference])
+    exact = np.mean(abs(sums) > abs(x.sum()) - 1e-9)
+    p = compare.sign_flip(x)
+    assert p == pytest.approx(exact, abs=error) and p == compare.sign_flip(x)
+
+
 def test_a_small_p_is_not_printed_as_zero():
     runs = Results(collect.read_results(ROOT / "benchmark/results/further"))
     row = report.difference_row(runs, "HalfCheetah-v4", "spo")  # below the clip in ten of ten
