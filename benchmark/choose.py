@@ -203,7 +203,7 @@ def sort_runs(runs: list[Run], failures: Sequence[Failure] = ()) -> Data:
     panels = {env_id: matched(logged, env_id) for env_id in logged.envs}
     return Data(
         every=every,
-        failed=sorted(failed.values()),
+        failed=sorted(failed.values(), key=lambda failure: failure.key),
         paper=every.only(lambda run: is_test(run) and run.arm in arms.PAPER),
         test=distinct.only(is_test),
         tuning=distinct.only(lambda run: not is_test(run)),

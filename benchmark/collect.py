@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import arms
 import numpy as np
@@ -85,8 +84,7 @@ class Run:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        env_id = self.env_id.replace("/", "_").replace(":", "_")
-        return f"{env_id}__{self.arm}__{self.seed}"
+        return folder_name(self.key)
 
     @property
     def median_kl(self) -> float:
@@ -100,18 +98,31 @@ class Run:
         return float(np.median(known)) if len(known) else np.nan
 
 
-class Failure(NamedTuple):
+@dataclass
+class Failure:
     """A run that ended without a result."""
 
     env_id: str
     arm: str
     seed: int
     reason: str
+    setup: dict[str, str]  # what it was run with
 
     @property
     def key(self) -> tuple[str, str, int]:
         """Task, arm and seed, which name a run."""
-        return self[:3]
+        return (self.env_id, self.arm, self.seed)
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return folder_name(self.key)
+
+
+def folder_name(key: tuple[str, str, int]) -> str:
+    """Name of the folder of a run, as benchmark.sh gives it."""
+    env_id, arm, seed = key
+    return f"{env_id.replace('/', '_').replace(':', '_')}__{arm}__{seed}"
 
 
 def text(value: object) -> str:
@@ -317,8 +328,11 @@ def read_failure(folder: Path) -> Failure | None:
         lines = log.read_text().splitlines()
         _, failed, reason = lines[-1].partition(": error: ")
         if failed and not (folder / "result.json").exists():
-            return Failure(config["env_id"], arm.name, int(config["seed"]), reason)
-    except (OSError, ValueError, LookupError, TypeError):
+            batch = config["num_envs"] * config["num_steps"]
+            config["global_step"] = config["total_timesteps"] // batch * batch
+            setup = to_setup(config)
+            return Failure(config["env_id"], arm.name, int(config["seed"]), reason, setup)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
         pass  # no run of ours
     return None
 
@@ -399,16 +413,17 @@ def read_results(folder: Path) -> list[Run]:
     return runs
 
 
-def read_failed(folder: Path) -> list[Failure]:
-    """The runs of failed.csv, if an earlier report has one. Raises Unusable if it cannot be read."""
+def read_failed(folder: Path, setup: dict[str, str]) -> list[Failure]:
+    """The runs of failed.csv, if an earlier report has one, whose runs were all made with this
+    setup. Raises Unusable if it cannot be read."""
     path = folder / "failed.csv"
     if not path.exists():
         return []
     failures = []
     for line, row in enumerate(read_table(path, FAILED), 2):
         try:
-            arm = arms.parse(row["arm"])
-            failures.append(Failure(row["env_id"], arm.name, int(row["seed"]), row["reason"]))
+            arm = arms.parse(row["arm"]).name
+            failures.append(Failure(row["env_id"], arm, int(row["seed"]), row["reason"], setup))
         except ValueError as error:
             raise Unusable(f"{path}, line {line}: {error}") from None
     return failures
@@ -438,7 +453,7 @@ def returns_csv(runs: list[Run]) -> bytes:
 
 def failed_csv(failures: list[Failure]) -> bytes:
     """failed.csv: a line per run."""
-    return to_csv(FAILED, [list(failure) for failure in failures])
+    return to_csv(FAILED, [[*failure.key, failure.reason] for failure in failures])
 
 
 def curves_csv(runs: list[Run]) -> bytes:
@@ -462,7 +477,7 @@ def common_setup(runs: list[Run]) -> dict[str, str]:
     return dict(setups.most_common(1)[0][0])
 
 
-def oddities(run: Run, setup: dict[str, str]) -> str:
+def oddities(run: Run | Failure, setup: dict[str, str]) -> str:
     """Where a run was made otherwise, in words, and nothing if nowhere."""
     odd = []
     for name in sorted(setup | run.setup):
@@ -473,8 +488,8 @@ def oddities(run: Run, setup: dict[str, str]) -> str:
     return ", ".join(odd)
 
 
-def agree(runs: list[Run], setup: dict[str, str]) -> tuple[list[Run], list[str]]:
-    """The runs that were made with this setup, and a line for each of the others."""
+def agree(runs: list, setup: dict[str, str]) -> tuple[list, list[str]]:
+    """The runs, or failures, that were made with this setup, and a line for each of the others."""
     kept = []
     left_out = []
     for run in runs:

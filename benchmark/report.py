@@ -566,15 +566,15 @@ def main(argv: list[str]) -> None:
     failures = []
     try:
         for folder in args.others:
-            others += collect.read_results(folder)
-            failures += collect.read_failed(folder)
+            found = collect.read_results(folder)
+            others += found
+            failures += collect.read_failed(folder, collect.common_setup(found))
         if (args.results / "returns.csv").exists():
             kept = collect.read_results(args.results)
-            failures += collect.read_failed(args.results)
+            failures += collect.read_failed(args.results, collect.common_setup(kept))
         if args.runs:
             at_hand, left_out = collect.read_folders(args.runs)
-            if at_hand:  # which were made with the same settings
-                failures += collect.read_failures(args.runs)
+            failures += collect.read_failures(args.runs)
     except (OSError, Unusable) as error:
         fail(str(error))
     runs = [*others, *kept, *at_hand]
@@ -582,8 +582,9 @@ def main(argv: list[str]) -> None:
         setup = collect.common_setup(at_hand or kept or others)
         refuse_to_lose(kept, setup, args)
         runs, odd = collect.agree(runs, setup)
+        failures, odd_failures = collect.agree(failures, setup)
         runs, replaced = collect.merge(runs)
-        left_out += odd + replaced
+        left_out += odd + odd_failures + replaced
     for line in left_out:
         print(f"report.py: left out {line}", file=sys.stderr)
     if not runs:

@@ -92,6 +92,15 @@ def write_run(root: Path, arm: str = "clip", seed: int = 1, env_id: str = "Hoppe
     return folder
 
 
+def write_failure(
+    root: Path, arm: str, seed: int, last: str = "x.py: error: the weights are NaN", **other
+) -> None:
+    """A made-up run whose log ends with this line."""
+    folder = write_run(root, arm, seed, **other)
+    (folder / "result.json").rename(folder / "config.json")
+    folder.with_name(f"{folder.name}.log").write_text(f"begun\n{last}\n")
+
+
 def keys(runs: list) -> list[tuple]:
     """Which runs these are."""
     return [run.key for run in runs]
@@ -119,11 +128,9 @@ def test_a_run_that_ended_in_nan_is_told_and_kept(tmp_path, capsys):
     """Not one that is under way, nor one that has finished since."""
     for seed in (1, 2, 3):
         write_run(tmp_path / "runs", "clip", seed)
-    for seed in (1, 2, 3, 4):
-        folder = write_run(tmp_path / "runs", "cispo", seed)
-        (folder / "result.json").rename(folder / "config.json")
-        last = "4096/20480 steps, 2000 steps/s" if seed == 4 else "x.py: error: the weights are NaN"
-        folder.with_name(f"{folder.name}.log").write_text(f"begun\n{last}\n")
+    for seed in (1, 2, 3):
+        write_failure(tmp_path / "runs", "cispo", seed)
+    write_failure(tmp_path / "runs", "cispo", 4, last="4096/20480 steps, 2000 steps/s")
     (tmp_path / "runs/Hopper-v4__cispo__1/config.json").rename(
         tmp_path / "runs/Hopper-v4__cispo__1/result.json"
     )
@@ -148,6 +155,27 @@ def test_a_run_that_ended_in_nan_is_told_and_kept(tmp_path, capsys):
     (tmp_path / "a/failed.csv").write_text("env_id,arm,seed,reason\nHopper-v4,nope,1,x\n")
     capsys.readouterr()
     assert "failed.csv, line 2: nope is no arm" in refused(capsys, tmp_path / "a", code=2)
+
+
+def test_failures_count_where_their_runs_would(tmp_path, capsys):
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "clip", "clip", seed)
+    report.main([str(tmp_path / "clip"), str(tmp_path / "results")])
+    write_failure(tmp_path / "alone", "cispo", 1)  # with no finished run beside it
+    write_failure(tmp_path / "alone", "cispo", 2, compile=True)
+    capsys.readouterr()
+    report.main([str(tmp_path / "alone"), str(tmp_path / "results")])
+    assert "Hopper-v4__cispo__2: compile True instead of False" in capsys.readouterr().err
+    failed = "env_id,arm,seed,reason\nHopper-v4,cispo,1,the weights are NaN\n"
+    assert (tmp_path / "results/failed.csv").read_text() == failed
+
+    write_run(tmp_path / "odd", "clip", 1, compile=True)
+    write_failure(tmp_path / "odd", "cispo", 3, compile=True)
+    report.main([str(tmp_path / "odd"), str(tmp_path / "compiled")])
+    report.main(
+        [str(tmp_path / "clip"), str(tmp_path / "results"), "--with", str(tmp_path / "compiled")]
+    )
+    assert (tmp_path / "results/failed.csv").read_text() == failed
 
 
 def test_runs_of_several_versions_of_a_script_or_on_several_processors(tmp_path):
