@@ -16,6 +16,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it in silence, imports and all
 
 import argparse
+import contextlib
 import importlib.util
 import math
 import os
@@ -515,16 +516,17 @@ def build(runs: list[Run], failures: list[Failure], left_out: list[str]) -> dict
 
 def write(files: dict[str, bytes], folder: Path) -> None:
     """Write all files, or none: what was there is replaced once all are on the disk."""
-    drafts = {folder / name: folder / f"{name}.tmp" for name in files}
+    tail = f"{os.getpid()}.tmp"  # two copies of benchmark.sh may end at once
+    drafts = {folder / name: folder / f"{name}.{tail}" for name in files}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (folder / f"{name}.tmp").write_bytes(data)
+        for path, draft in drafts.items():
+            draft.write_bytes(files[path.name])
         for path, draft in drafts.items():
             os.replace(draft, path)
     except OSError as error:
         for draft in drafts.values():
-            if draft.exists():
+            with contextlib.suppress(OSError):
                 draft.unlink()
         fail(f"{folder} cannot be written, and is as it was: {error.strerror}", 1)
 
