@@ -3,9 +3,10 @@ and of FINDINGS.md.
 
     python benchmark/pooled.py
 
-Only runs that all three arms have, by folder and seed, count. benchmark/results/again has seeds of
-benchmark/results a second time, rounded differently (FINDINGS.md, "What is a bit worth?"). These are
-not pooled, since runs of one seed may be alike: the last table says how far apart they end.
+Only runs that all three arms have, by folder and seed, are pooled. benchmark/results/again has
+seeds of benchmark/results a second time, rounded differently (FINDINGS.md, "What is a bit worth?").
+These are not pooled, since runs of one seed may be alike: the last table says how far apart they
+end, arm by arm.
 """
 
 from itertools import product
@@ -21,12 +22,7 @@ import report
 RESULTS = Path(__file__).parent / "results"
 FOLDERS = (".", "further", "seeds_31_35")
 AGAIN = "again"
-BATCHES = {  # of Hopper's runs, which came in this order
-    "seeds 1 to 5": ".",
-    "seeds 21 to 30": "further",
-    "seeds 31 to 35": "seeds_31_35",
-    "seeds 1 to 4 again": AGAIN,
-}
+FEWEST = 3  # runs of an arm in a row of the table of batches
 ARMS = ("clip", "kl_fixed", "kl_adaptive")
 Returns = dict[tuple[str, int], float]  # by folder and seed
 
@@ -42,7 +38,7 @@ class Tables(NamedTuple):
 
 
 def read(env_id: str, folders: tuple[str, ...]) -> dict[str, Returns]:
-    """The final returns of a task's test runs, by arm: equally many of each."""
+    """The final returns of a task's test runs, by arm."""
     found: dict[str, Returns] = {arm: {} for arm in ARMS}
     for folder in folders:
         for row in collect.read_csv(RESULTS / folder / "returns.csv"):
@@ -50,6 +46,12 @@ def read(env_id: str, folders: tuple[str, ...]) -> dict[str, Returns]:
             wanted = row["env_id"] == env_id and row["arm"] in ARMS
             if wanted and seed not in choose.TUNING_SEEDS:
                 found[row["arm"]][folder, seed] = float(row["episodic_return"])
+    return found
+
+
+def read_equal(env_id: str, folders: tuple[str, ...]) -> dict[str, Returns]:
+    """The same of those runs that all arms have."""
+    found = read(env_id, folders)
     common = set.intersection(*[set(returns) for returns in found.values()])
     return {arm: {key: found[arm][key] for key in sorted(common)} for arm in ARMS}
 
@@ -68,6 +70,19 @@ def less_clip(by_arm: dict[str, Returns]) -> list[str]:
 def five(row: dict[str, str]) -> np.ndarray:
     """Five numbers with the mean and the population standard deviation of the paper's five."""
     return float(row["mean"]) + float(row["std"]) * np.sqrt(5 / 4) * np.array([-1, -1, 0, 1, 1])
+
+
+def batch_rows(env_id: str) -> list[list]:
+    """Either baseline less the clip in each folder of its own, where it has enough runs; nothing
+    for a task with one such folder."""
+    rows = []
+    for folder in (*FOLDERS, AGAIN):
+        by_arm = read_equal(env_id, (folder,))
+        seeds = [seed for _, seed in by_arm["clip"]]
+        if len(seeds) >= FEWEST:
+            name = f"{seeds[0]} to {seeds[-1]}{', repeated' if folder == AGAIN else ''}"
+            rows.append([env_id, name, *less_clip(by_arm)])
+    return rows if len(rows) > 1 else []
 
 
 def rounding_row(env_id: str) -> list | None:
@@ -92,8 +107,9 @@ def tables() -> Tables:
     differences = []
     from_paper = []
     rounding = []
+    batches = []
     for env_id in collect.ENVS:
-        by_arm = read(env_id, FOLDERS)
+        by_arm = read_equal(env_id, FOLDERS)
         samples = {arm: values(by_arm[arm]) for arm in ARMS}
         runs = len(samples["clip"])
         row = [env_id, runs]
@@ -105,7 +121,7 @@ def tables() -> Tables:
         less = [compare.difference(x, five(paper[env_id, arm])) for arm, x in samples.items()]
         from_paper.append([env_id, runs, *map(report.with_interval, less)])
         rounding.append(rounding_row(env_id))
-    batches = [[name, *less_clip(read("Hopper-v4", (folder,)))] for name, folder in BATCHES.items()]
+        batches += batch_rows(env_id)
     header = ["task", "runs", "clip, Φ and β_t", "paper's clip", "fixed β = 1", "paper's"]
     apart = ["task", "pairs of one seed", "apart by", "pairs of two seeds", "apart by"]
     less_header = ["task", "runs", "fixed β = 1 less the clip", "adaptive β less the clip"]
@@ -113,7 +129,7 @@ def tables() -> Tables:
     return Tables(
         report.table([*header, "adaptive β", "paper's"], returns),
         report.table(less_header, differences),
-        report.table(["Hopper-v4", *less_header[2:]], batches),
+        report.table(["task", "seeds", *less_header[2:]], batches),
         report.table(paper_header, from_paper),
         report.table(apart, [row for row in rounding if row]),
     )
