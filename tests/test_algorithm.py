@@ -1,6 +1,7 @@
 """Details that the oracle (test_oracle.py) is too coarse or too short for."""
 
 import random
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -82,3 +83,43 @@ def test_a_task_that_draws_from_the_shared_generators_repeats(tmp_path, unseeded
     ]
     same = runs[0]["weights_sha256"] == runs[1]["weights_sha256"]
     assert same == (unseeded is None)
+
+
+def test_the_agent_is_saved_some_ten_times_and_at_the_end(tmp_path, monkeypatch):
+    module, steps = load("klip"), []
+    save = module.save_agent
+    monkeypatch.setattr(module, "save_agent", lambda *a: steps.append(a[2]) or save(*a))
+    train(module, tmp_path, 22, env_id="InvertedPendulum-v4")
+    assert steps == [64 * i for i in (3, 6, 9, 12, 15, 18, 21, 22)]
+    assert torch.load(tmp_path / "agent.pt", weights_only=True)["global_step"] == 64 * 22
+
+
+def test_time_and_speed_are_of_the_whole_run(tmp_path, monkeypatch):
+    module = load("klip")
+    times = iter([0, 100, 102, 110, 120])  # the folder's name, the start, three iterations
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: next(times)))
+    found = train(module, tmp_path, 3, env_id="InvertedPendulum-v4")
+    assert (found["wall_time_s"], found["sps"]) == (20, 192 / 20)
+    assert scalars(tmp_path)["charts/SPS"] == pytest.approx([64 / 2, 128 / 10, 192 / 20])
+
+
+class Sparse(Dice):
+    """Gives no reward."""
+
+    def step(self, action):
+        return self.reset()[0], 0.0, False, False, {}
+
+
+gym.register("Sparse-v0", entry_point=Sparse)
+
+
+def test_a_task_whose_rewards_are_all_zero_trains(tmp_path):
+    train(load("klip"), tmp_path, 2, env_id="Sparse-v0")
+
+
+def test_the_statistics_are_exact_far_from_zero():
+    stats = load("klip").RunningMeanStd(1)
+    rows = 1e5 + torch.randn(50, 100, 1, dtype=torch.float64)
+    for part in rows:
+        stats.update(part)
+    assert stats.var.item() == pytest.approx(rows.var(correction=0).item(), rel=1e-6)

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import os
 import platform
 import re
 import runpy
@@ -67,6 +68,12 @@ BAD = {
     "--kl-coef -1": "positive",
     "--kl-coef 1e5 --kl-target 0.02": "1e4",
     "--kl-target nan": "positive",
+    "--seed 2147483648": "[0, 2^31)",
+    "--gae-lambda -0.1": "[0, 1]",
+    "--ent-coef inf": "0 or more",
+    "--vf-coef -1": "0 or more",
+    "--kl-coef 0": "positive",
+    "--kl-coef 1e-5 --kl-target 0.02": "1e4",
 }
 
 
@@ -298,7 +305,8 @@ def test_what_a_task_may_not_return(monkeypatch, capsys, program, folder, what):
     """Of an episode that is terminated the last observation does not count."""
     monkeypatch.setitem(gym.registry, "Odd-v0", gym.envs.registration.EnvSpec("Odd-v0", Odd))
     gym.registry["Odd-v0"].kwargs.update(ODD[what])
-    code = program("klip", f"{QUICK} --env-id Odd-v0 --run-dir run")
+    # normalised, all advantages would become NaN with one
+    code = program("klip", f"{QUICK} --env-id Odd-v0 --run-dir run --no-norm-adv")
     error = [line for line in capsys.readouterr().err.splitlines() if " steps, " not in line]
     if what == "a terminated last observation":
         assert (code, error) == (0, [])
@@ -353,3 +361,20 @@ def test_imports(variant):
 
     assert imported(tree.body) == {"torch", "gymnasium", "mujoco", "numpy", "tyro", "tqdm"}
     assert imported(ast.walk(tree)) - imported(tree.body) == {"wandb"}
+
+
+def test_one_thread(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    module = load("klip")
+    torch.set_num_threads(2)
+    module.set_up_torch(module.Args())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert (threads, os.environ["OPENBLAS_NUM_THREADS"]) == (1, "1")
+
+
+@pytest.mark.parametrize(("score", "text"), [(0.456, "0.46"), (-9.99, "-9.99"), (10.4, "10")])
+def test_a_small_return_is_printed_with_decimals(tmp_path, capsys, score, text):
+    result = {"episodic_return": score, "wall_time_s": 119.6, "kill_fraction": 0.0}
+    KLIP.finish_run(str(tmp_path), result | {"weights_sha256": ""})
+    assert f"finished in 2 min 0 s\nreturn {text}, " in capsys.readouterr().out

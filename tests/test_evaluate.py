@@ -120,7 +120,7 @@ class Recorder:
     """An environment of one state and 200 steps, which keeps the actions."""
 
     action_space = SimpleNamespace(
-        shape=(2, 1), dtype=np.float32, low=np.full((2, 1), -9), high=np.full((2, 1), 1)
+        shape=(2, 1), dtype=np.float64, low=np.full((2, 1), -9), high=np.full((2, 1), 1)
     )
 
     def __init__(self):
@@ -144,7 +144,9 @@ def test_actions_are_the_mean_or_samples_clipped_to_the_action_space(stochastic)
         returns, lengths = evaluate.play(agent, env, 1, 5, stochastic)
         again, _ = evaluate.play(agent, Recorder(), 1, 5, stochastic)
     assert again == returns  # also of a task that draws from Python's and NumPy's generators
-    assert lengths == [200] and {action.shape for action in env.actions} == {(2, 1)}
+    assert lengths == [200] and {(a.shape, a.dtype) for a in env.actions} == {
+        ((2, 1), np.dtype(np.float64))
+    }
     first, second = np.concatenate(env.actions, axis=1)
     assert first.mean() == pytest.approx(-1, abs=0.15) and second.max() <= 1
     spread = np.exp(-1) if stochastic else 0
@@ -156,6 +158,11 @@ def test_same_call_same_numbers_alone_or_with_others(run, tmp_path, stochastic):
     other = make_run(tmp_path / "other")
     evaluate.evaluate((str(run),), 3, stochastic)
     first = (run / "evaluation.json").read_bytes()
+    how = {"episodes": 3, "stochastic": stochastic, "seed": 1_000_000}
+    assert how.items() <= json.loads(first).items()
+    if not stochastic:  # episode k starts from seed + k
+        evaluate.evaluate((str(run),), 2, seed=1_000_001)
+        assert evaluation(run)["returns"] == json.loads(first)["returns"][1:]
     torch.manual_seed(5)
     evaluate.evaluate((str(other), str(run)), 3, stochastic)
     assert (run / "evaluation.json").read_bytes() == first
@@ -187,7 +194,12 @@ def test_nothing_is_played_before_all_runs_are_checked(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [({"episodes": 0}, "--episodes"), ({"seed": -1}, "--seed"), ({"runs": ()}, "at least one")],
+    [
+        ({"episodes": 0}, "--episodes"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**31}, "--seed"),
+        ({"runs": ()}, "at least one"),
+    ],
 )
 def test_bad_arguments(run, capsys, arguments, named):
     assert named in refused(capsys, **({"runs": (str(run),)} | arguments))
