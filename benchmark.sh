@@ -77,6 +77,7 @@ repo=$(cd "$(dirname "$0")" && pwd)
 [ -e "$repo/ppo_clip_continuous.py" ] || repo=$SLURM_SUBMIT_DIR
 [ -e "$repo/ppo_clip_continuous.py" ] || fail "call sbatch in the folder of benchmark.sh"
 cd "$repo" || exit 2
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # for --envs my_tasks:Task-v0, with my_tasks.py here
 out=${out#"$PWD"/}
 
 if [ -n "$quick" ]; then

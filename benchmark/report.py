@@ -120,7 +120,7 @@ def summary(results: Results) -> str:
     tuning = ""
     if not all(choose.is_test(run) for run in results.runs):
         seeds = ", ".join(map(str, choose.TUNING_SEEDS))
-        tuning = f"* Seeds {seeds} are for tuning: they count in the sweep and the ratios alone.\n"
+        tuning = f"* Seeds {seeds} are for tuning, and count in no return outside the sweep and the ratios.\n"
     return f"""# PPO's clip, its other forms and its rivals
 
 * {len(results.runs)} runs of {steps:,} steps; {setup["device"]}, {update} update.
@@ -335,7 +335,7 @@ def sweep_section(tuning: Results, test: Results) -> str:
     if choices:
         seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in tuning.runs}))
         text += f"""
-Chosen by the mean return on the tuning seeds ({seeds}), which count in no other table, as far as
+Chosen by the mean return on the tuning seeds ({seeds}), which judge nothing, as far as
 all settings of an arm have them; over several tasks by the sum of the returns in units of the
 default clip's. A sweep of ε moves the clip of the value loss, too: both are --clip-coef. KL and
 steps per episode are medians over training.
@@ -426,7 +426,8 @@ def why_section(results: Results, panels: dict[str, list[str]]) -> str:
             for column in ("kl", "approx_kl", "q01", "q10", "q90", "q99"):
                 medians = [np.median(run.curve[column]) for run in runs]
                 row.append(f"{choose.typical(medians):.3g}")
-            row.append(f"{np.mean([run.median_length for run in runs]):.0f}")
+            lengths = [run.median_length for run in runs if not math.isnan(run.median_length)]
+            row.append(fixed(np.mean(lengths)) if lengths else "–")
             x = results.values(env_id, arm)
             rows.append([*row, fixed(x.mean()) if len(x) else "–"])
     header = ["task", "arm", "runs", "KL", "mean of w − 1 − log w"]

@@ -725,6 +725,13 @@ def test_settings_are_compared_on_shared_seeds(tmp_path):
     assert choose.best_setting(runs, ["Ant-v4"], "kl_fixed") == "kl_fixed=10"
 
 
+def test_settings_are_compared_where_the_clip_returns_nothing(tmp_path):
+    returns = {"clip": 0, "clip=0.1": -1, "kl_fixed": 5, "kl_fixed=3": 10}
+    runs = tuned(tmp_path, {("Ant-v4", arm, 11): value for arm, value in returns.items()})
+    assert choose.best_setting(runs, ["Ant-v4"], "kl_fixed") == "kl_fixed=3"
+    assert choose.best_setting(runs, ["Ant-v4"], "clip") == "clip"
+
+
 @pytest.mark.parametrize("sign", [1, -1])  # of the clip's return on Ant
 def test_the_best_on_all_tasks_is_in_units_of_the_clip_and_has_run_on_all(tmp_path, sign):
     by_arm = {"clip": (sign * 10, 1000), "kl_fixed=3": (9, 100), "kl_fixed=10": (1, 500)}
