@@ -90,7 +90,7 @@ def best_setting(tuning: Results, envs: list[str], base: str) -> str | None:
     scores: dict[str, list[float]] = {}
     for env_id in envs:
         clip = tuning.values(env_id, "clip")
-        unit = (abs(clip.mean()) if len(clip) else 0.0) or 1.0
+        unit = abs(clip.mean()) if clip.sum() else 1.0
         for arm, mean in settings_of(tuning, env_id, base).items():
             scores.setdefault(arm, []).append(mean / unit)
     complete = {arm: sum(parts) for arm, parts in scores.items() if len(parts) == len(envs)}

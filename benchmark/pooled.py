@@ -22,7 +22,6 @@ import report
 RESULTS = Path(__file__).parent / "results"
 FOLDERS = (".", "further", "seeds_31_35")
 AGAIN = "again"
-FEWEST = 3  # runs of an arm in a row of the table of batches
 ARMS = ("clip", "kl_fixed", "kl_adaptive")
 Returns = dict[tuple[str, int], float]  # by folder and seed
 
@@ -73,13 +72,13 @@ def five(row: dict[str, str]) -> np.ndarray:
 
 
 def batch_rows(env_id: str) -> list[list]:
-    """Either baseline less the clip in each folder of its own, where it has enough runs; nothing
-    for a task with one such folder."""
+    """Either baseline less the clip in each folder of its own, where it has enough runs for an
+    interval; nothing for a task with one such folder."""
     rows = []
     for folder in (*FOLDERS, AGAIN):
         by_arm = read_equal(env_id, (folder,))
         seeds = [seed for _, seed in by_arm["clip"]]
-        if len(seeds) >= FEWEST:
+        if len(seeds) >= compare.FEWEST:
             name = f"{seeds[0]} to {seeds[-1]}{', repeated' if folder == AGAIN else ''}"
             rows.append([env_id, name, *less_clip(by_arm)])
     return rows if len(rows) > 1 else []

@@ -140,11 +140,8 @@ def test_only_a_rule_without_epsilon_has_no_value():
         ([], ["--help"], "after --"),
         (["--steps", "255"], TINY, "--steps"),
         (["--envs", "Hoper-v4"], TINY, "--envs 'Hoper-v4'"),
-        (
-            ["--envs", "ppo_klip_continuous:Nope-v0"],
-            TINY,
-            "`Nope` doesn't exist",
-        ),  # the module does
+        # the module is found
+        (["--envs", "ppo_klip_continuous:Nope-v0"], TINY, "`Nope` doesn't exist"),
         (["--seeds", "1,4000000000"], TINY, "--seeds"),
         (["--arms", "spo"], ["--num-minibatches", "7"], "--num-minibatches"),
     ],

@@ -214,7 +214,8 @@ def test_what_a_run_leaves(finished):
     assert config["device"] == "cpu"
     packages = {"torch", "gymnasium", "mujoco", "numpy"}
     assert config["versions"].keys() == packages | {"python", "cpu", "script"}
-    machine, _, *kind = config["versions"]["cpu"].split()
+    assert config["versions"]["cpu"] == KLIP.cpu_kind()
+    machine, _, *kind = KLIP.cpu_kind().split()
     assert machine == platform.machine()
     assert len(kind) == 2 or sys.platform != "linux"  # family and model
     source = script("klip").read_bytes()
