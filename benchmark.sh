@@ -49,8 +49,6 @@ fail() {
 
 {  # bash reads up to the closing brace before it starts: editing this file harms no running copy
 
-trap 'trap - INT; kill -INT $$' INT  # else bash may take an interrupted check for a failed one
-
 mode=run envs='' seeds='' steps='' jobs='' out='' arms=clip,phi,klip,kl_fixed,kl_adaptive
 while [ $# -gt 0 ]; do
   case $1 in

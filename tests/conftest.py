@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored after "pytest ... &" in a script
 torch.set_num_threads(1)  # as the scripts; with more, tensors this small wait for each other
 
 ROOT = Path(__file__).resolve().parent.parent
