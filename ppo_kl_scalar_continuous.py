@@ -29,7 +29,7 @@ import sys
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports and the run in silence
     if sys.stderr is None:  # closed (2>&-)
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, until the end
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, open until the end
         os.set_inheritable(sys.stderr.fileno(), True)  # MuJoCo's window library starts a process
 
 import contextlib
@@ -97,7 +97,7 @@ class Args:
     max_grad_norm: float = 0.5  # bound on the norm of the whole gradient
     target_kl: float | None = None  # end the epochs after one whose mean approx_kl exceeds this
     # --- scalar beta ---
-    kl_coef: float = 1.0  # beta, the weight of the KL penalty (with --kl-target: the first one)
+    kl_coef: float = 1.0  # beta, the weight of the KL penalty (with --kl-target: at the start)
     kl_target: float | None = None  # adapt beta to this KL; the paper's is 0.02 (not: --target-kl)
     # --- end of scalar beta ---
 
@@ -160,7 +160,7 @@ def check(args: Args) -> None:
 
 
 def show_mujoco_warning(text: str) -> None:
-    """Print MuJoCo's warnings, else written to a file, except the one that the v4 tasks cause."""
+    """Print MuJoCo's warnings, which would go to a file, except the one about HalfCheetah."""
     if "settotalmass" not in text:
         tqdm.write(text, file=sys.stderr)
 
@@ -383,7 +383,7 @@ class Batch(NamedTuple):
 
 
 def compute_value_loss(agent: Agent, args: Args, batch: Batch) -> torch.Tensor:
-    """Half the mean squared error of V or, if larger, of V clipped to old_value +- epsilon, []."""
+    """Half the mean over samples of the larger squared error: of V, or of V clipped, []."""
     value = agent.get_value(batch.obs)
     squared_error = (value - batch.returns) ** 2
     if args.clip_vloss:
@@ -400,13 +400,13 @@ def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict
     logprob = agent.logprob(mean, batch.actions)
     logratio = logprob - batch.old_logprob
     ratio = logratio.exp()  # w
-    # clip(w), with gradient 1 in the band, edges included, else 0. That of ratio.clamp is the same
-    # up to PyTorch 2.13; from 2.14 on it is 0 on the edges, too.
+    # clip(w), for the min and Phi forms with gradient 1 in the band, edges included, else 0. That
+    # of ratio.clamp is the same up to PyTorch 2.13; from 2.14 on it is 0 on the edges, too.
     nearest = ratio.detach().clamp(1 - args.clip_coef, 1 + args.clip_coef)
     clipped_ratio = torch.where(ratio == nearest, ratio, nearest)
     # From here on A means A / N, for a sum: averaging at the end would round the forms differently.
     # In float64 w A is exact. In float32 w A and clip(w) A could round to the same number outside
-    # the band; min would then pass on half of a gradient that should be 0.
+    # the band; the min form would then pass on half of a gradient that should be 0.
     advantages = (batch.advantages / len(batch.advantages)).double()
     excess = (ratio - clipped_ratio).detach() * advantages
     kill_set = excess > 0  # w > 1 + epsilon and A > 0, or w < 1 - epsilon and A < 0
@@ -516,7 +516,8 @@ def update(
     metrics = []
     for _ in range(args.update_epochs):
         b_inds = torch.randperm(batch_size).to(batch.obs.device)
-        for mb_inds in b_inds.chunk(args.num_minibatches):  # index_select beats tensor[mb_inds]
+        for mb_inds in b_inds.chunk(args.num_minibatches):
+            # index_select is faster than tensor[mb_inds]
             minibatch = Batch(*[tensor.index_select(0, mb_inds) for tensor in batch])
             grad, mb_metrics = gradient_fn(agent, args, minibatch)
             optimizer.step(grad, lr)
@@ -534,7 +535,7 @@ def update(
 
 @torch.no_grad()
 def policy_change(agent: Agent, batch: Batch) -> tuple[float, torch.Tensor]:
-    """Closed-form KL(old || new), its mean over the states of a rollout, and the ratios [N]."""
+    """Mean over a rollout's states of the closed-form KL(old || new), and the ratios [N]."""
     new_mean = agent.actor_mean(batch.obs)
     old_policy = Normal(batch.old_mean, batch.old_logstd.exp(), validate_args=False)
     new_policy = Normal(new_mean, agent.actor_logstd.exp(), validate_args=False)
@@ -656,8 +657,8 @@ def set_up_torch(args: Args) -> torch.device:
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
-    torch.set_num_threads(1)  # the fastest for networks this small, too
-    if not args.cuda:  # where one thread is enough to be deterministic
+    torch.set_num_threads(1)  # deterministic, and the fastest for networks this small
+    if not args.cuda:
         return torch.device("cpu")
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(args.torch_deterministic)
@@ -703,7 +704,7 @@ def train(args: Args) -> None:
         with torch.no_grad():
             obs = agent.normalize(raw_obs)
             old_mean = agent.actor_mean(obs)
-            old_logstd = agent.actor_logstd.repeat(batch_size, 1)
+            old_logstd = agent.actor_logstd.repeat(batch_size, 1)  # a copy: Adam works in place
             old_logprob = agent.logprob(old_mean, actions)
             old_value = agent.get_value(obs)
             next_value = agent.get_value(agent.normalize(raw_next_obs))
@@ -786,7 +787,7 @@ def train(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    threading.excepthook = lambda _: None  # of the event writer, whose errors end train, too
+    threading.excepthook = lambda _: None  # the event writer's thread: its errors end train, too
     try:
         train(tyro.cli(Args, description=f"PPO, {loss_in_words()}"))
     except MemoryError as error:
