@@ -447,16 +447,16 @@ def test_damaged_results_are_refused_and_kept(tmp_path, capsys):
 
 
 def test_findings_quotes_the_returns_of_its_trials():
-    """Of those on Ant with three seeds, which stand in no report."""
+    """Of those on Ant with three seeds or more, which stand in no report."""
     returns: dict[str, list[str]] = {}
     for row in collect.read_csv(ROOT / "benchmark/results/trials/returns.csv"):
         if row["env_id"] == "Ant-v4":
             found = returns.setdefault(row["arm"], [])
             found.append(f"{float(row['episodic_return']):.0f}")
     text = (ROOT / "benchmark/FINDINGS.md").read_text().replace(" and ", ", ")
-    threes = [", ".join(found) for found in returns.values() if len(found) == 3]
-    assert len(threes) == 9
-    assert all(three in text for three in threes)
+    several = [", ".join(found) for found in returns.values() if len(found) >= 3]
+    assert len(several) >= 9
+    assert all(quoted in text for quoted in several)
 
 
 def test_readme_and_findings_quote_the_pooled_tables():
@@ -475,6 +475,7 @@ def test_findings_quotes_the_table_of_the_noise():
     _, *quoted = text.split(header)[1].split("\n\n")[0].strip().splitlines()
     assert len(quoted) >= 10
     assert set(quoted) <= set(rows)
+    assert noise.sorted_by_tail() in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
