@@ -27,7 +27,7 @@ ENTROPY = 4.0
 LENGTH = 200.0
 IN_A_ROW = 3
 EARLY = 25  # points
-IN_TIME = 550.0  # thousands of steps
+IN_TIME = 550.0  # thousands of steps; this and the next are read off the runs
 SHORT_TAIL = 2.7
 COPIES = ("phi", "klip")  # of the clip
 
