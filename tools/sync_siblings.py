@@ -1,6 +1,6 @@
 """Copy what the four scripts share from one of them into the other three.
 
-    python shapes/sync_siblings.py ppo_clip_continuous.py
+    python tools/sync_siblings.py ppo_clip_continuous.py
 
 Edit one script, run this, and look at `git diff`. Each script keeps what stands between its own
 markers (see markers.py). The regions "scalar beta" are in one script only; each goes back to behind
@@ -59,5 +59,7 @@ def main(path: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        fail("usage: python shapes/sync_siblings.py SCRIPT")
+        fail("usage: python tools/sync_siblings.py SCRIPT")
+    if sys.argv[1].endswith("/"):
+        fail(f"{sys.argv[1]} is not the name of a file")
     main(Path(sys.argv[1]))

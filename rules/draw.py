@@ -1,6 +1,6 @@
-"""Draw shapes.png and shapes.svg: how strongly every rule lets a sample push, over its ratio w.
+"""Draw rules.png: how strongly every rule lets a sample push, over its ratio w.
 
-    python shapes/draw.py [FOLDER]
+    python rules/draw.py [FOLDER]
 
 A curve is the coefficient c of grad log pi, taken by autograd from ppo_loss of the composed script.
 """
@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 import matplotlib
 import numpy as np
 import torch
-from insert import SCRIPT, SHAPES, block, compose, names
+from insert import RULES, SCRIPT, block, compose, names
 
 EPSILON = 0.2
 GOOD = "#0072B2"  # A > 0
@@ -35,9 +35,9 @@ SYMBOLS = {
 
 def load(text: str) -> ModuleType:
     """A script as a module."""
-    module = ModuleType("shape")
-    module.__file__ = "shape.py"
-    exec(compile(text, "shape.py", "exec"), vars(module))  # noqa: S102 (our own scripts)
+    module = ModuleType("rule")
+    module.__file__ = "rule.py"
+    exec(compile(text, "rule.py", "exec"), vars(module))  # noqa: S102 (our own scripts)
     return module
 
 
@@ -192,8 +192,5 @@ def output_folder(description: str, default: Path) -> Path:
 
 if __name__ == "__main__":
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "shapes"  # the same file each time it is drawn
-    folder = output_folder("Draw shapes.png and shapes.svg into FOLDER.", SHAPES)
-    picture = draw()
-    picture.savefig(folder / "shapes.png", dpi=120)
-    picture.savefig(folder / "shapes.svg", metadata={"Date": None})
+    folder = output_folder("Draw rules.png into FOLDER.", RULES)
+    draw().savefig(folder / "rules.png", dpi=120)
