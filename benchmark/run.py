@@ -232,15 +232,18 @@ def in_a_process(function, *args) -> None:
         raise SystemExit(os.waitstatus_to_exitcode(status))
 
 
-def claim(out: Path, settings: str) -> TextIO:
-    """The file out/settings, with a shared lock on it; exit if the folder holds other runs.
+def claim(out: Path, settings: str) -> tuple[TextIO, bool]:
+    """The file out/settings, with a shared lock on it, and whether its runs may be of other scripts
+    than those that are here; exit if the folder holds other runs.
 
     Who is alone, and finds no finished run, may write the settings anew.
     """
     file = open(out / "settings", "a+")  # noqa: SIM115, its lock lasts until the end
+    unused = False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not any(out.glob("*/result.json")):
+        unused = not any(out.glob("*/result.json"))
+        if unused:
             file.truncate(0)
             file.write(f"{settings}\n")
             file.flush()
@@ -250,18 +253,18 @@ def claim(out: Path, settings: str) -> TextIO:
     held = (out / "settings").read_text().strip()
     if held != settings:
         fail(f"--out {out} holds runs with {held}, not {settings}: name another folder")
-    return file
+    return file, unused
 
 
-def write_scripts(out: Path, runs: list[Run]) -> None:
-    """Copy the scripts to where they are started from, so that to edit one harms no running copy;
-    exit if runs of other code are here."""
+def write_scripts(runs: list[Run], unused: bool) -> None:
+    """Copy the scripts to where they are started from, so that to edit one harms no run to come;
+    exit if one was other code before, unless the folder is unused."""
     for file, arm in {run.script: run.arm for run in runs}.items():
         source = arm.source()
-        if file.exists() and arms.code_hash(file.read_text()) != arms.code_hash(source):
-            if any(out.glob(f"*__{arm.base}__*/")) or any(out.glob(f"*__{arm.base}=*/")):
-                fail(f"--out {out} holds runs of {file}, which has changed since: name another folder")
-        draft = out / f"{file.stem}.{os.uname().nodename}.{os.getpid()}"
+        here = file.read_text(encoding="utf-8") if file.exists() else source
+        if not unused and arms.code_hash(here) != arms.code_hash(source):
+            fail(f"{file} has changed since its runs in --out began: name another folder")
+        draft = file.with_suffix(f".{os.uname().nodename}.{os.getpid()}")
         draft.write_text(source, encoding="utf-8")
         draft.rename(file)
 
@@ -507,8 +510,8 @@ def main(argv: list[str]) -> int:
     in_a_process(check, runs)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        settings = claim(args.out, shlex.join(args.flags))
-        write_scripts(args.out, runs)
+        settings, unused = claim(args.out, shlex.join(args.flags))
+        write_scripts(runs, unused)
     except OSError as error:
         fail(f"--out {args.out} cannot be written: {error.strerror}")
     failed = Grid(runs, args, settings).work()

@@ -92,12 +92,10 @@ def exchange_lines(script: str, text: str) -> str:
         found = re.findall(rf"^( *){re.escape(old)}$", script, re.MULTILINE)
         if len(found) != 1:
             raise ValueError(f"the line {old!r} must occur once, not {len(found)} times")
-        lines = re.sub(r"^# put: ?", "", new, flags=re.MULTILINE)
-        if SCHEDULE in lines:
-            lines = lines.replace(SCHEDULE, f"\n{indent(schedule(), '    ')},\n")
-        script = re.sub(
-            rf"^ *{re.escape(old)}\n", lambda _: indent(lines, found[0]), script, flags=re.MULTILINE
-        )
+        put = re.sub(r"^# put: ?", "", new, flags=re.MULTILINE)
+        if SCHEDULE in put:
+            put = put.replace(SCHEDULE, f"\n{indent(schedule(), '    ')},\n")
+        script = script.replace(f"\n{found[0]}{old}\n", f"\n{indent(put, found[0])}")
     return script
 
 
