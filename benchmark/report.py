@@ -338,11 +338,10 @@ def noise(curve: pd.DataFrame) -> pd.Series:
 
 def mechanism(data: Data) -> str:
     """The arms that ask why one beta fails on Ant."""
-    if not set(MECHANISM) & set(data.arms):
-        return ""
     rows = []
+    names = ["clip", "kl_fixed=3", "kl_adaptive", "kl_fixed", "kl_fixed=0.3", *MECHANISM]
     ant = data.curves[data.curves.env_id == "Ant-v4"]
-    for arm in ["clip", "kl_fixed=3", "kl_adaptive", "kl_fixed", "kl_fixed=0.3", *MECHANISM]:
+    for arm in names if set(MECHANISM) & set(data.arms) else ():
         runs = data.cell("Ant-v4", arm)
         if runs.empty:  # of beta = 0.3 there are none but these
             runs = data.cell("Ant-v4", arm, TUNING_SEEDS)
@@ -363,6 +362,8 @@ def mechanism(data: Data) -> str:
                 "steps per episode": span(seen.length, ".0f"),
             }
         )
+    if not rows:
+        return ""
     text = f"""Noise *has shrunk* when the entropy of the policy is below {SHRUNK} (σ = 0.53, at which to
 stand still costs nothing) at two points in a row. *w: 99 %* is the ratio that one sample in a
 hundred exceeds, the median until then; *KL early* the median of the first {EARLY:,} steps; *steps per

@@ -285,7 +285,11 @@ class Grid:
         self.mine = 0  # finished here
         self.began = time.monotonic()
         self.keeper = subprocess.Popen(
-            [sys.executable, "-S", "-c", KEEPER], stdin=subprocess.PIPE, process_group=0
+            [sys.executable, "-S", "-c", KEEPER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,  # whoever reads ours need not wait for the keeper
+            stderr=subprocess.DEVNULL,
+            process_group=0,
         )
 
     def look(self) -> None:

@@ -11,7 +11,7 @@ POLICY_LOSS = re.compile(
 SCALAR_BETA = re.compile(
     r"^ *# --- scalar beta ---\n.*?^ *# --- end of scalar beta ---\n", re.DOTALL | re.MULTILINE
 )
-MARKER = re.compile(r"^ *# --- .* ---$", re.MULTILINE)
+MARKER = re.compile(r"^ *# --- (?:end of )?(?:policy loss|scalar beta) ---$", re.MULTILINE)
 
 
 def policy_loss(script: str) -> str:
