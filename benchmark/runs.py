@@ -138,9 +138,10 @@ def main(source: Path, target: Path) -> None:
     tables = [as_text(table) for table in read_folder(source)]
     added = len(tables[0])
     for i, file in enumerate(files):
+        old = tables[i].iloc[:0]
         if file.exists():
             old = pd.read_csv(file, dtype=str, keep_default_na=False)
-            tables[i] = merge(old, tables[i])
+        tables[i] = merge(old, tables[i])
     for file, table in zip(files, tables, strict=True):
         table.to_csv(file, index=False)
     print(f"{target}: {added} runs of {source}, {len(tables[0])} in all")

@@ -33,7 +33,7 @@ RULES = Path(__file__).resolve().parent
 ROOT = RULES.parent
 SCRIPT = ROOT / "ppo_klip_continuous.py"
 CURVES = ROOT / "benchmark/results/curves.csv"
-PROGRAMS = ("draw", "insert")
+PROGRAMS = ("draw", "identity", "insert")
 MARKED = re.compile(
     r"(?<=    # --- policy loss ---\n).*?(?=    # --- end of policy loss ---\n)", re.DOTALL
 )

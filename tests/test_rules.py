@@ -1,29 +1,27 @@
-"""Every rule in shapes/ is what its paper says, and its script is the KLip script but for the block."""
+"""Every rule in rules/ is what its paper says, and its script is the KLip script but for the block;
+a block of the mechanism changes what it says and no more."""
 
 import copy
 import difflib
-import json
 import re
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from textwrap import dedent
 
+import draw
+import insert
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, needs_compiler, script, start
+from conftest import ROOT, changed, needs_compiler, script, start
+from insert import block, compose, exercises, mechanism, names
+from markers import policy_loss, shared, with_policy_loss
 from torch.distributions import Normal, kl_divergence
-
-sys.path.insert(0, str(ROOT / "shapes"))
-import draw
-from insert import block, compose, exercises, names
-from markers import policy_loss, shared
 
 KLIP = script("klip").read_text()
 ALL = names() + exercises()
-INSERT = ROOT / "shapes" / "insert.py"
+INSERT = ROOT / "rules" / "insert.py"
 QUICK = {"env_id": "Hopper-v4", "num_steps": 64, "num_minibatches": 2, "total_timesteps": 128}
 
 
@@ -198,10 +196,12 @@ def minibatch(module, n: int = 300) -> tuple:
             advantages=torch.randn(n),
             returns=torch.randn(n),
         )
-        _, metrics = module.ppo_loss(agent, module.Args(), batch)
-    for members in (metrics["kill"], metrics["pass"]):
+        ratio, _ = ratio_and_kl(agent, batch)
+    kill = killed(ratio, batch.advantages, 0.2)
+    outside = (ratio - 1).abs() > 0.2
+    for members in (kill, outside & ~kill):
         assert batch.advantages[members].min() < 0 < batch.advantages[members].max()
-    assert (metrics["logratio"].exp() * (batch.advantages < 0)).max() > 3  # for the dual clip
+    assert (ratio * (batch.advantages < 0)).max() > 3  # for the dual clip
     return agent, batch
 
 
@@ -307,25 +307,6 @@ def test_composed_scripts_pass_the_linter(scripts):
         assert done.returncode == 0, done.stdout
 
 
-def imported(path: Path):
-    """A script as a module of its file, from which it quotes when it starts."""
-    spec = spec_from_file_location(path.stem, path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_composed_script_trains_under_its_own_name(name, scripts, tmp_path, capsys):
-    module = imported(scripts / f"ppo_{name}_continuous.py")
-    module.train(module.Args(**QUICK, run_dir=str(tmp_path / "run")))
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["exp_name"] == f"ppo_{name}_continuous"
-    assert result["global_step"] == 128
-    formula = block(name).splitlines()[0].removeprefix("# ")
-    assert f"PPO, {formula}\n" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_composed_loss_can_be_compiled(name):
     module = MODULES[name]
@@ -336,6 +317,7 @@ def test_a_composed_loss_can_be_compiled(name):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_composed_script_compiles_at_the_command_line(scripts):
     quick = [f"--{key.replace('_', '-')}={value}" for key, value in QUICK.items()]
     done = start(["ppo_dppo_continuous.py", *quick, "--compile", "--run-dir", "compiled"], scripts)
@@ -343,35 +325,20 @@ def test_a_composed_script_compiles_at_the_command_line(scripts):
     assert (scripts / "compiled" / "result.json").exists()
 
 
-def test_a_composed_script_refuses_bad_input_in_one_line(scripts):
-    done = start(["ppo_spo_continuous.py", "--clip-coef", "1"], scripts)
-    assert done.returncode == 2
-    assert done.stderr == "ppo_spo_continuous.py: error: --clip-coef must be in (0, 1)\n"
-    assert not (scripts / "runs").exists()
-
-
-def insert(*arguments: str):
-    """What the command does, typed in the repository."""
-    return start([INSERT, *arguments], ROOT)
-
-
-def test_insert_prints_the_script_and_nothing_else():
-    done = insert("spo")
-    assert (done.returncode, done.stdout, done.stderr) == (0, compose("spo"), "")
-
-
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_insert_lists_the_names_with_their_formulas(arguments):
-    done = insert(*arguments)
+    done = start([INSERT, *arguments], ROOT)
     assert done.returncode == 0
     for name in ALL:
         formula = block(name).splitlines()[0].removeprefix("# ")
         assert re.search(rf"^ +{name} +{re.escape(formula)}$", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("bad", [["sp"], [""], ["spo", "cispo"], ["../rules/spo"], ["--all"]])
+@pytest.mark.parametrize(
+    "bad", [["sp"], [""], ["spo", "cispo"], ["../rules/spo"], ["draw"], ["--all"]]
+)
 def test_insert_refuses_anything_else_in_one_line(bad):
-    done = insert(*bad)
+    done = start([INSERT, *bad], ROOT)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("insert.py: error: ")
     assert done.stderr.count("\n") == 1
@@ -391,12 +358,99 @@ def test_the_figure_has_a_panel_for_every_rule():
     assert figure.get_facecolor() == (1, 1, 1, 1)  # legible on a dark page too
 
 
-def test_a_folder_to_draw_into_is_made_or_refused_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["draw.py", str(tmp_path / "new" / "folder")])
-    assert draw.output_folder("", ROOT).is_dir()
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(sys, "argv", ["draw.py", str(tmp_path / "file")])
-    with pytest.raises(SystemExit) as stopped:
-        draw.output_folder("", ROOT)
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"draw.py: error: cannot make {tmp_path}/file: File exists\n"
+# --- the mechanism
+
+QUIET = ("nn.Parameter(torch.zeros(act_dim))", "nn.Parameter(torch.full((act_dim,), -1.0))")
+
+
+def gradients(source: str, **args) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a script's policy loss on a minibatch: the gradient of the actor's mean, and of log sigma."""
+    module = draw.load(source)
+    agent, batch = minibatch(module)
+    loss, _ = module.ppo_loss(agent, module.Args(vf_coef=0.0, **args), batch)
+    grads = torch.autograd.grad(loss, [*agent.actor_mean.parameters(), agent.actor_logstd])
+    return torch.cat([grad.flatten() for grad in grads[:-1]]), grads[-1]
+
+
+def test_a_dose_of_the_charge_for_noise_lies_between_none_and_all():
+    names = ("kl_mean", "kl_dose_10", "kl_dose_30")
+    none, tenth, third = (gradients(compose(name), kl_coef=3.0) for name in names)
+    whole = gradients(script("kl_scalar").read_text(), kl_coef=3.0)
+    for dose, found in ((0.1, tenth), (0.3, third)):
+        torch.testing.assert_close(found[0], whole[0])  # the mean's is the same at any dose
+        torch.testing.assert_close(found[1], none[1] + dose * (whole[1] - none[1]))
+    assert not torch.allclose(none[1], whole[1])
+    torch.testing.assert_close(none[0], whole[0])
+
+
+def test_the_charged_clip_pays_twice_the_kl_of_sigmas_change_and_nothing_else():
+    charged, clip = gradients(compose("clip_charged")), gradients(script("clip").read_text())
+    torch.testing.assert_close(charged[0], clip[0])
+    agent, batch = minibatch(draw.load(script("clip").read_text()))
+    old, new = batch.old_logstd[0], agent.actor_logstd.detach().requires_grad_()
+    kl = kl_divergence(Normal(0.0, old.exp()), Normal(0.0, new.exp())).sum()
+    torch.testing.assert_close(
+        charged[1], clip[1] + 2 * torch.autograd.grad(kl, new)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_cap_is_one_on_w_above_a_half():
+    agent, batch = minibatch(draw.load(script("kl_scalar").read_text()))
+    ratio, kl = ratio_and_kl(agent, batch)
+    objective = clipped(ratio, batch.advantages, 0.0, 1.5) - 0.3 * kl
+    assert (ratio > 1.5).any()
+    module = draw.load(compose("kl_capped"))
+    assert_loss_maximises(objective, module, agent, batch, kl_coef=0.3, clip_vloss=False)
+
+
+@pytest.mark.parametrize("variant", ["clip", "kl_scalar"])
+def test_with_little_noise_only_its_start_is_another(variant):
+    name = f"{variant.removesuffix('_scalar')}_quiet"
+    source = compose(name)
+    words = block(name).splitlines()[0]
+    assert policy_loss(source).startswith(f"    {words}\n")
+    expected = changed(variant, QUIET)
+    assert with_policy_loss(source, "") == with_policy_loss(expected, "")
+    assert policy_loss(source).endswith(policy_loss(expected))
+
+
+def test_a_line_to_exchange_must_occur_once():
+    text = "# x\n# instead of: b = 1\n# put: b = 2\n# put:     c = 3\n"
+    assert insert.exchange_lines("a\n  b = 1\nd\n", text) == "a\n  b = 2\n      c = 3\nd\n"
+    for script_text in ("a\nb = 11\n", "a\nb = 1\n b = 1\n"):
+        with pytest.raises(ValueError, match="'b = 1' must occur once"):
+            insert.exchange_lines(script_text, text)
+
+
+def test_the_schedule_is_the_mean_of_ten_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(insert, "CURVES", tmp_path / "curves.csv")
+    with pytest.raises(ValueError, match="needs Ant-v4, clip, seeds 1 to 10"):
+        compose("clip_scheduled")
+    lines = ["env_id,arm,seed,step,entropy", "Ant-v4,clip,11,8192,99", "Hopper-v4,clip,1,8192,99"]
+    for seed in range(1, 11):
+        for step in (8192, 16384, 24576, 32768):
+            logstd = -step / 2048 / 100 + 0.01 * (seed - 5.5)  # of the end of an iteration
+            entropy = 8 * (logstd + 0.5 / 100 * 4 + 0.5 * np.log(2 * np.pi * np.e))
+            lines.append(f"Ant-v4,clip,{seed},{step},{entropy}")
+    insert.CURVES.write_text("\n".join(lines))
+    numbers = [float(number) for number in insert.schedule().split(",")]
+    np.testing.assert_allclose(numbers[:14], -np.arange(14) / 100, atol=6e-4)
+    assert len(numbers) == 16
+
+    module = draw.load(compose("kl_scheduled"))
+    run = module.Args(**QUICK, run_dir=str(tmp_path / "run"))
+    module.__file__ = str(tmp_path / "script.py")
+    Path(module.__file__).write_text(compose("kl_scheduled"))
+    module.train(run)
+    state = torch.load(tmp_path / "run/agent.pt")["state_dict"]
+    assert torch.equal(state["actor_logstd"], torch.full((3,), numbers[1]))
+
+
+@pytest.mark.parametrize("name", [name for name in mechanism() if "scheduled" not in name])
+def test_a_block_of_the_mechanism_can_be_compiled(name):
+    module = draw.load(compose(name))
+    traced = torch.compile(module.ppo_loss, backend="eager", fullgraph=True)
+    agent, batch = minibatch(module)
+    assert torch.equal(
+        traced(agent, module.Args(), batch)[0], module.ppo_loss(agent, module.Args(), batch)[0]
+    )

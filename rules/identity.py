@@ -1,29 +1,23 @@
 """Draw the identity: what each of the scripts' policy losses does to one sample.
 
-    python benchmark/identity_figure.py    # writes benchmark/results/identity.png and .svg
+    python rules/identity.py    # writes rules/identity.png
 
 Every curve comes from ppo_loss as it stands in a script, called on one sample at a time. The
 sample is concrete, because the KL has no value otherwise: a one-dimensional Gaussian of standard
 deviation 1, old mean 0, action 1.5, and the new mean where the ratio is w.
 """
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it in silence, imports and all
-
 import sys
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.append(str(HERE.parent))
 
 import ppo_clip_continuous as clip
 import ppo_kl_scalar_continuous as kl_scalar
@@ -138,9 +132,5 @@ def draw() -> Figure:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # faster for tensors this small
-    matplotlib.rcParams["svg.hashsalt"] = "identity"  # the same file each time it is drawn
-    picture = draw()  # on a white card, which is legible on a dark page too
-    (HERE / "results").mkdir(exist_ok=True)
-    picture.savefig(HERE / "results/identity.png", dpi=150)
-    picture.savefig(HERE / "results/identity.svg", metadata={"Date": None})
-    print(f"{HERE / 'results'}/identity.png and .svg")
+    draw().savefig(HERE / "identity.png", dpi=150)  # on white, legible on a dark page too
+    print(f"{HERE}/identity.png")
