@@ -323,6 +323,29 @@ def test_sets_of_runs_share_a_folder_but_not_two_versions_of_a_script(copy, tmp_
     assert "ppo_spo_continuous.py has changed" in output and "x = 1" in file.read_text()
 
 
+def test_a_slurm_array_job_does_one_line_of_the_list(copy, tmp_path):
+    spool = tmp_path / "job0001" / "slurm_script"  # where Slurm puts its copy of the job script
+    spool.parent.mkdir()
+    shutil.copy(copy / "benchmark.sh", spool)
+    command = [spool, "--out", tmp_path / "out", *HOPPER, "--arms", "clip=0.1,spo"]
+    env = os.environ | {"PYTHON": sys.executable, "SLURM_SUBMIT_DIR": str(copy)}
+    for task, arm in ((1, "spo"), (0, "clip=0.1")):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=env | {"SLURM_ARRAY_TASK_ID": str(task)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"Hopper-v4__{arm}__1 finished: 1/1 runs finished" in done.stdout
+        assert "report" not in done.stdout.splitlines()  # it is for the end of the whole array
+    env["SLURM_ARRAY_TASK_ID"] = "2"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "0-1" in done.stderr
+
+
 # --- kills
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import draw
+import identity
 import insert
 import numpy as np
 import pytest
@@ -273,6 +274,22 @@ def test_closed_form_kl_takes_the_gradient_of_the_whole_kl():
     ratio, kl = ratio_and_kl(agent, batch)
     beta = -masked(ratio, batch.advantages, killed(ratio, batch.advantages, 0.2)).detach()
     assert_loss_maximises(ratio * batch.advantages - beta * kl, module, agent, batch)
+
+
+def test_the_picture_of_the_identity_shows_it():
+    ratios = np.linspace(0.05, 2.5, 60)
+    for advantage in (1.0, -1.0):
+        kill = ratios > 1.2 if advantage > 0 else ratios < 0.8
+        modules = (identity.clip, identity.phi, identity.klip)
+        curves = [identity.curve(module, advantage, ratios) for module in modules]
+        for _, c in curves:
+            np.testing.assert_array_equal(c, curves[0][1])
+            np.testing.assert_allclose(c, np.where(kill, 0, advantage * ratios), atol=1e-5)
+        values = [v for v, _ in curves]
+        np.testing.assert_allclose(values[0], values[1], atol=1e-6)
+        assert (np.abs(values[2] - values[0]) > 1e-3)[kill].all()
+        _, scalar = identity.curve(identity.kl_scalar, advantage, ratios, 1.0)
+        assert (np.abs(scalar - curves[0][1]) > 1e-3)[kill].any()
 
 
 @pytest.mark.parametrize("name", ALL)
