@@ -6,6 +6,7 @@ What is compared how was fixed before the runs: SETS, PRIMARY and the limits bel
 All else that the report says is exploratory, and it says so.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -62,25 +63,27 @@ def mean_std(x: np.ndarray) -> str:
     return number(x.mean()) + (f" ± {number(x.std(ddof=1))}" if len(x) > 1 else "")
 
 
-def span(values: pd.Series, form: str) -> str:
+def span(values: np.ndarray, form: str) -> str:
     """The smallest and the largest number; how many are NaN, for never."""
-    known, never = values.dropna(), values.isna().sum()
-    if known.empty:
+    known = [f"{x:{form}}" for x in np.sort(values) if not np.isnan(x)]
+    never = len(values) - len(known)
+    if not known:
         return "never"
-    ends = list(dict.fromkeys(f"{end:{form}}" for end in (known.min(), known.max())))
-    return " to ".join(ends) + (f", {never} never" if never else "")
+    return " to ".join(dict.fromkeys([known[0], known[-1]])) + f", {never} never" * bool(never)
 
 
-def markdown(rows: list[dict]) -> str:
-    """A table, its head the keys of the rows."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *[row.values() for row in rows]]
+def markdown(head: str, rows: list[list]) -> str:
+    """A table; the head is written as its line."""
+    lines = [head.split(" | "), ["---"] * len(rows[0]), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def section(title: str, text: str, rows: list[dict], picture: str = "", caption: str = "") -> str:
-    """A part of the report that tests nothing."""
-    parts = [f"## {title}", f"*Exploratory: looked at, not tested.* {text}", markdown(rows)]
-    return "\n\n".join(parts + [f"![{caption}]({picture}.png)"] * bool(picture))
+def section(title: str, text: str, head: str, rows: list[list], *pictures: str) -> str:
+    """A part of the report that tests nothing; empty without rows."""
+    if not rows:
+        return ""
+    parts = [f"## {title}", f"*Exploratory: looked at, not tested.* {text}", markdown(head, rows)]
+    return "\n\n".join([*parts, *(f"![{picture}]({picture}.png)" for picture in pictures)])
 
 
 def label(arm: str) -> str:
@@ -136,16 +139,12 @@ def head(data: Data) -> str:
     lines = ["# PPO's clip, its other forms and its rivals", ""]
     lines += [f"{len(data.runs)} runs of {one['steps']} steps{flags and f', {flags}'}; {versions}."]
     have = set(data.runs[["env_id", "arm", "seed"]].itertuples(index=False, name=None))
-    rows = []
-    for name, (tasks, names, seeds) in SETS.items():
-        cells = {(task, arm, seed) for task in tasks for arm in names for seed in seeds}
-        rows.append({"set": name, "runs that are in": f"{len(cells & have)} of {len(cells)}"})
+    sets = {name: list(itertools.product(*parts)) for name, parts in SETS.items()}
     further = [cell for cell in chosen(data) if "=" in cell[1]]
-    cells = {(*cell, seed) for cell in further for seed in SEEDS}
-    in_words = f"{len(cells & have)} of {len(cells)}" if cells else "none chosen yet"
-    rows.append({"set": "chosen settings that are no defaults", "runs that are in": in_words})
+    sets["chosen settings, no defaults"] = [(*cell, seed) for cell in further for seed in SEEDS]
+    rows = [[name, f"{len(have & set(runs))} of {len(runs)}"] for name, runs in sets.items()]
     if one["steps"] == "1000000":
-        lines += ["", markdown(rows)]
+        lines += ["", markdown("set | runs that are in", rows)]
     broken = data.runs[data.runs.failed != ""]
     for run in broken.itertuples():
         lines += ["", f"* {run.env_id}, {run.arm}, seed {run.seed} broke: {run.failed}"]
@@ -160,15 +159,14 @@ def identity(data: Data) -> str:
     if hashes.empty:
         return ""
     same = hashes.nunique(axis=1).eq(1)
-    rows = [
-        {"task": task, "seed": seed}
-        | {label(form): f"`{sha[:12]}`" for form, sha in row.items()}
-        | {"weights": "identical" if same[task, seed] else "DIFFERENT"}
-        for (task, seed), row in hashes.iterrows()
-    ]
+    rows = []
+    for (task, seed), row in hashes.iterrows():
+        verdict = "identical" if same[task, seed] else "DIFFERENT"
+        rows.append([task, seed, *(f"`{sha[:12]}`" for sha in row), verdict])
     text = f"""Identical in {same.sum()} of {len(same)} cells. The three are one experiment: that they agree
 adds nothing to the number of seeds."""
-    return f"## Are the three forms one algorithm?\n\n{text}\n\n{markdown(rows)}"
+    table = markdown("task | seed | PPO-Clip | Φ | β_t | weights", rows)
+    return f"## Are the three forms one algorithm?\n\n{text}\n\n{table}"
 
 
 def primary(data: Data) -> str:
@@ -181,25 +179,18 @@ def primary(data: Data) -> str:
     if not found:
         return ""
     p = np.array([stats.permutation_p(ours, clip) for *_, ours, clip in found])
-    rows = [
-        {
-            "task": task,
-            "baseline": label(arm),
-            "runs": f"{len(ours)}, {len(clip)}",
-            "baseline's return": mean_std(ours),
-            "the clip's": mean_std(clip),
-            "difference (95 % interval)": interval(stats.difference(ours, clip)),
-            "p": f"{raw:.2g}",
-            "p, corrected": f"{corrected:.2g}",
-        }
-        for (task, arm, ours, clip), raw, corrected in zip(found, p, stats.holm(p), strict=True)
-    ]
+    rows = []
+    for (task, arm, ours, clip), *both in zip(found, p, stats.holm(p), strict=True):
+        row = [task, label(arm), f"{len(ours)}, {len(clip)}", mean_std(ours), mean_std(clip)]
+        row += [interval(stats.difference(ours, clip)), *(f"{value:.2g}" for value in both)]
+        rows.append(row)
+    head = "task | baseline | runs | its return | the clip's | difference (95 % interval) | p"
     full = sum(min(len(ours), len(clip)) == len(SEEDS) for *_, ours, clip in found)
     text = f"""The primary comparisons: {full} of {len(PRIMARY)} are complete, with ten seeds on either
 side. Return: mean over the training episodes that ended in the last 10 % of the steps. ± is the
 sample's standard deviation (n − 1). Intervals are Welch's; p is of the exact two-sample permutation
 test, two-sided, and corrected by Holm over the {len(found)} rows."""
-    return f"## One β for all samples against the clip\n\n{text}\n\n{markdown(rows)}"
+    return f"## One β for all samples against the clip\n\n{text}\n\n{markdown(head + ' | p, corrected', rows)}"
 
 
 def returns(data: Data, paper: pd.DataFrame) -> str:
@@ -210,41 +201,26 @@ def returns(data: Data, paper: pd.DataFrame) -> str:
             cell, x = data.cell(task, arm), data.returns(task, arm)
             if cell.empty:
                 continue
-            theirs = paper.loc[(task, arm)] if (task, arm) in paper.index else None
-            rows.append(
-                {
-                    "task": task,
-                    "arm": label(arm),
-                    "return, by seed": ", ".join(number(value) for value in cell.episodic_return),
-                    "mean ± std": mean_std(x),
-                    "the paper's": "–"
-                    if theirs is None
-                    else f"{theirs['mean']:.0f} ± {theirs['std']:.0f}",
-                    "KL": geometric(cell.kl),
-                }
-            )
+            theirs = "–"
+            if (task, arm) in paper.index:
+                theirs = "{0[mean]:.0f} ± {0[std]:.0f}".format(paper.loc[(task, arm)])
+            by_seed = ", ".join(map(number, cell.episodic_return))
+            rows.append([task, label(arm), by_seed, mean_std(x), theirs, geometric(cell.kl)])
             if task == "HalfCheetah-v4":
-                feet = x > ON_ITS_FEET
-                modes.append(
-                    {
-                        "arm": label(arm),
-                        "on its feet": f"{feet.sum()} of {len(x)}: {mean_std(x[feet])}",
-                        "on its back": f"{len(x) - feet.sum()} of {len(x)}: {mean_std(x[~feet])}",
-                    }
-                )
-    if not rows:
-        return ""
+                modes.append([label(arm)])
+                for mode in (x > ON_ITS_FEET, x <= ON_ITS_FEET):
+                    modes[-1].append(f"{mode.sum()} of {len(x)}: {mean_std(x[mode])}")
     text = """The paper's ± is the population's standard deviation over five seeds. KL of old and new
 policy: median over training, geometric mean over seeds."""
-    found = section("Final return", text, rows, "learning_curves", "Learning curves")
-    found += "\n\n![KL reached by each arm](kl.png)"
+    head = "task | arm | return, by seed | mean ± std | the paper's | KL"
+    found = section("Final return", text, head, rows, "learning_curves", "kl")
     if modes:
         found += f"""
 
 HalfCheetah-v4 learns to run on its feet or to slide on its back. By its return, above {ON_ITS_FEET} or not,
 with mean ± std of each:
 
-{markdown(modes)}"""
+{markdown("arm | on its feet | on its back", modes)}"""
     return found
 
 
@@ -256,21 +232,15 @@ def partition(data: Data, paper: pd.DataFrame) -> str:
         if curve.empty:
             continue
         kill = curve.groupby("step").kill.mean()
-        known = (task, "clip") in paper.index
-        theirs = paper.loc[(task, "clip")] if known else None
-        rows.append(
-            {
-                "task": task,
-                "kill: mean / peak": f"{kill.mean():.3f} / {kill.max():.3f}",
-                "the paper's": f"{theirs.kill_mean} / {theirs.kill_peak}" if known else "–",
-                "pass: mean": f"{curve['pass'].mean():.3f}",
-            }
-        )
-    if not rows:
-        return ""
+        theirs = "–"
+        if (task, "clip") in paper.index:
+            theirs = "{0.kill_mean:.3f} / {0.kill_peak:.3f}".format(paper.loc[(task, "clip")])
+        ours = f"{kill.mean():.3f} / {kill.max():.3f}"
+        rows.append([task, ours, theirs, f"{curve['pass'].mean():.3f}"])
     text = """Fraction of the minibatch samples in each set; the paper's mean of pass is 0.046 to 0.065
 by task. A peak here is of a mean over some iterations, the paper's of one."""
-    return section("Kill and pass of PPO-Clip", text, rows, "partition", "Kill and pass")
+    head = "task | kill: mean / peak | the paper's | pass: mean"
+    return section("Kill and pass of PPO-Clip", text, head, rows, "partition")
 
 
 def chosen(data: Data) -> list[tuple[str, str]]:
@@ -278,14 +248,13 @@ def chosen(data: Data) -> list[tuple[str, str]]:
     best = []
     for task in SWEPT:
         for base in ("clip", *BASELINES):
-            names = [arm for arm in SWEEP if arms.parse(arm).base == base]
-            means = {
-                arm: data.returns(task, arm, TUNING_SEEDS).mean()
-                for arm in names
-                if len(data.returns(task, arm, TUNING_SEEDS)) == len(TUNING_SEEDS)
+            found = {
+                arm: data.returns(task, arm, TUNING_SEEDS)
+                for arm in SWEEP
+                if arms.parse(arm).base == base
             }
-            if len(means) == len(names):
-                best.append((task, max(means, key=means.get)))
+            if all(len(x) == len(TUNING_SEEDS) for x in found.values()):
+                best.append((task, max(found, key=lambda arm: found[arm].mean())))
     return best
 
 
@@ -300,40 +269,28 @@ def tuning(data: Data) -> str:
                 continue
             clip = data.returns(task, "clip", SEEDS)
             less = len(judged) and len(clip) and arm != "clip"
-            rows.append(
-                {
-                    "task": task,
-                    "arm": label(arm),
-                    "tuning seeds": ", ".join(map(number, x)),
-                    "mean": number(x.mean()) + " ◀" * ((task, arm) in best),
-                    "KL": geometric(data.cell(task, arm, TUNING_SEEDS).kl),
-                    "seeds 1 to 10": mean_std(judged),
-                    "less the clip": interval(stats.difference(judged, clip)) if less else "–",
-                }
-            )
-    if not rows:
-        return ""
+            row = [task, label(arm), ", ".join(map(number, x))]
+            row += [number(x.mean()) + " ◀" * ((task, arm) in best)]
+            row += [geometric(data.cell(task, arm, TUNING_SEEDS).kl), mean_std(judged)]
+            rows.append([*row, interval(stats.difference(judged, clip)) if less else "–"])
     text = """Seeds 11 and 12 choose (◀) and count for nothing else. A sweep of ε moves the clip of the
 value loss, too: both are --clip-coef."""
-    figures.draw_tuning(data, SWEPT, TUNING_SEEDS, data.folder / "tuning.png")
-    return section("Would a tuned β have done it?", text, rows, "tuning", "Return over the setting")
+    head = "task | arm | tuning seeds | mean | KL | seeds 1 to 10 | less the clip (95 % interval)"
+    if rows:
+        figures.draw_tuning(data, SWEPT, TUNING_SEEDS, data.folder / "tuning.png")
+    return section("Would a tuned β have done it?", text, head, rows, "tuning")
 
 
-def noise(curve: pd.DataFrame) -> pd.Series:
+def noise(curve: pd.DataFrame) -> list[float]:
     """Of one run on Ant-v4: thousands of steps until its noise has shrunk, NaN for never; medians
-    of the KL early on, and of w's 99 % quantile until then."""
+    of w's 99 % quantile until then, of the KL early on, and of the steps per episode later."""
     small = (curve.entropy < SHRUNK).to_numpy()
     twice = np.flatnonzero(small[:-1] & small[1:])
     at = twice[0] if len(twice) else len(curve)
-    early = curve.step <= EARLY
-    return pd.Series(
-        {
-            "shrunk": curve.step.iloc[at] / 1000 if len(twice) else np.nan,
-            "kl": curve.kl[early].median(),
-            "q99": curve.q99.iloc[:at].median() if at else np.nan,
-            "length": curve.length.iloc[len(curve) // 3 : len(curve) // 2].median(),
-        }
-    )
+    shrunk = curve.step.iloc[at] / 1000 if len(twice) else np.nan
+    length = curve.length.iloc[len(curve) // 3 : len(curve) // 2]
+    q99 = curve.q99.iloc[:at].median() if at else np.nan
+    return [shrunk, q99, curve.kl[curve.step <= EARLY].median(), length.median()]
 
 
 def mechanism(data: Data) -> str:
@@ -349,27 +306,19 @@ def mechanism(data: Data) -> str:
         if runs.empty:
             continue
         curves = ant[(ant.arm == arm) & ant.seed.isin(runs.index)]
-        seen = pd.DataFrame([noise(curve) for _, curve in curves.groupby("seed")])
+        shrunk, *rest = pd.DataFrame([noise(curve) for _, curve in curves.groupby("seed")]).T.values
+        row = [f"`{arm}`", len(runs), mean_std(runs.episodic_return.dropna().to_numpy())]
+        row += [span(runs.episodic_return, ".0f"), span(shrunk, ".0f")]
         rows.append(
-            {
-                "arm": f"`{arm}`",
-                "runs": len(runs),
-                "return": mean_std(runs.episodic_return.dropna().to_numpy()),
-                "from, to": span(runs.episodic_return, ".0f"),
-                "noise has shrunk, 1,000 steps": span(seen.shrunk, ".0f"),
-                "w: 99 % until then": span(seen.q99, ".1f").replace("never", "–"),
-                "KL early": span(seen.kl, ".2g"),
-                "steps per episode": span(seen.length, ".0f"),
-            }
+            row + [span(x, form) for x, form in zip(rest, (".1f", ".2g", ".0f"), strict=True)]
         )
-    if not rows:
-        return ""
     text = f"""Noise *has shrunk* when the entropy of the policy is below {SHRUNK} (σ = 0.53, at which to
 stand still costs nothing) at two points in a row. *w: 99 %* is the ratio that one sample in a
 hundred exceeds, the median until then; *KL early* the median of the first {EARLY:,} steps; *steps per
 episode* the median between a third and a half of the run. The blocks are in rules/mechanism, where
 σ of `scheduled` is given, not learned. `kl_fixed` is β = 1; β = 0.3 has tuning seeds alone."""
-    return section("Why does it fail on Ant?", text, rows)
+    head = "arm | runs | return | from, to | noise has shrunk, 1,000 steps | w: 99 % until then"
+    return section("Why does it fail on Ant?", text, head + " | KL early | steps per episode", rows)
 
 
 def rules(data: Data) -> str:
@@ -380,17 +329,17 @@ def rules(data: Data) -> str:
     tasks = [task for task in data.tasks if any(len(data.cell(task, arm)) for arm in names)]
     rows = []
     for arm in ["clip", *names]:
-        row = {"rule": label(arm)}
+        row = [label(arm)]
         for task in tasks:
             x = data.returns(task, arm)
             final = mean_std(x) if arm == "clip" else ", ".join(map(number, x))
-            row[task] = f"{final}; KL {geometric(data.cell(task, arm).kl)}" if len(x) else "–"
+            row.append(f"{final}; KL {geometric(data.cell(task, arm).kl)}" if len(x) else "–")
         rows.append(row)
     text = """Final returns by seed (of the clip mean ± std), and KL: median over training, geometric
 mean over seeds. Three seeds cannot show that a rule is as good as the clip."""
-    title = "What do other clipping rules do?"
     figures.draw_rules(data, names, tasks, data.folder / "rules.png")
-    return section(title, text, rows, "rules", "Final return over the KL reached")
+    head = " | ".join(["rule", *tasks])
+    return section("What do other clipping rules do?", text, head, rows, "rules")
 
 
 def main(folder: Path) -> None:

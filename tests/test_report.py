@@ -261,11 +261,11 @@ def test_tuning_seeds_choose_and_do_not_judge(tmp_path):
     returns["Ant-v4", "kl_fixed=0.3"] = {11: 999.0}  # incomplete: nothing is chosen from it
     text = made_up(tmp_path, returns)
     assert "| Ant-v4 | fixed β = 3 | 50, 70 | 60 | 0.02 | 7 ± 3 | −94 (" in text
-    assert "| chosen settings that are no defaults | none chosen yet |" in text
+    assert "| chosen settings, no defaults | 0 of 0 |" in text
     returns["Ant-v4", "kl_fixed=0.3"] = {11: 2.0, 12: 2.0}
     text = made_up(tmp_path, returns)
     assert "| Ant-v4 | fixed β = 3 | 50, 70 | 60 ◀ |" in text and text.count("◀ |") == 3
-    assert "| chosen settings that are no defaults | 3 of 10 |" in text
+    assert "| chosen settings, no defaults | 3 of 10 |" in text
     assert (tmp_path / "tuning.png").exists()
 
 
