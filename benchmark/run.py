@@ -56,7 +56,6 @@ import sys
 import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, TextIO
@@ -101,37 +100,18 @@ def say(text: str, end: str = "\n") -> None:
 # --- which runs
 
 
-@dataclass(frozen=True)
 class Run:
     """One run, in the folder `out` of all."""
 
-    arm: arms.Arm
-    env_id: str
-    seed: int
-    out: Path
-    flags: tuple[str, ...]  # the same for all runs
-
-    @property
-    def name(self) -> str:
-        return f"{re.sub('[/:]', '_', self.env_id)}__{self.arm.name}__{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        return self.out / self.name
-
-    @property
-    def log(self) -> Path:
-        return self.out / f"{self.name}.log"
-
-    @property
-    def script(self) -> Path:
-        """The copy of its script that it is started from."""
-        return self.out / self.arm.script
-
-    @property
-    def arguments(self) -> list[str]:
-        own = ["--env-id", self.env_id, "--seed", str(self.seed), "--exp-name", self.arm.name]
-        return [*own, "--run-dir", str(self.folder), *self.arm.flags, *self.flags]
+    def __init__(self, arm: arms.Arm, env_id: str, seed: str, out: Path, flags: tuple[str, ...]):
+        self.arm, self.env_id, self.seed, self.out = arm, env_id, int(seed), out
+        self.name = f"{re.sub('[/:]', '_', env_id)}__{arm.name}__{seed}"
+        self.folder = out / self.name
+        self.log = out / f"{self.name}.log"
+        self.script = out / arm.script  # the copy that it is started from
+        own = ["--env-id", env_id, "--seed", seed, "--exp-name", arm.name]
+        self.arguments = [*own, "--run-dir", str(self.folder), *arm.flags, *flags]
+        self.command = [sys.executable, str(self.script), *self.arguments]
 
     def is_finished(self) -> bool:
         return (self.folder / "result.json").exists()
@@ -158,7 +138,7 @@ def grid(args: argparse.Namespace) -> list[Run]:
     env_ids = items("--envs", args.envs, "[A-Za-z0-9_][A-Za-z0-9_./:-]*")
     seeds = items("--seeds", args.seeds, "0|[1-9][0-9]*")
     runs = [
-        Run(arm, env_id, int(seed), args.out, args.flags)
+        Run(arm, env_id, seed, args.out, args.flags)
         for seed, env_id, arm in itertools.product(seeds, env_ids, found)
     ]
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
@@ -318,13 +298,12 @@ class Grid:
             log.truncate(0)
             shutil.rmtree(run.folder, ignore_errors=True)
             process = subprocess.Popen(  # it inherits the lock, which dies with it
-                [sys.executable, str(run.script), *run.arguments],
+                run.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[self.settings.fileno()],
                 process_group=self.keeper.pid,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         self.running[process] = run
 
@@ -402,27 +381,24 @@ class Grid:
 
 def verify(cell: str, args: argparse.Namespace) -> int:
     """Train a run of benchmark/results anew; 0 if it ends in the weights of its row, else 1."""
-    parts = cell.split(",")
+    wanted = [*cell.split(","), str(args.steps)]
     rows = []
     for file in sorted(RESULTS.rglob("runs.csv")):
         with open(file, encoding="utf-8") as table:
             rows += list(csv.DictReader(table))
-    rows = [row for row in rows if [row["env_id"], row["arm"], row["seed"]] == parts]
-    rows = [row for row in rows if args.steps_given in (None, row["steps"])]
-    if not rows:
-        fail(f"--verify: benchmark/results has no run {cell}")
-    row = max(rows, key=lambda row: int(row["steps"]))
+    key = ("env_id", "arm", "seed", "steps")
+    row = next((row for row in rows if [row[name] for name in key] == wanted), None)
+    if row is None:
+        fail(f"--verify: benchmark/results has no run {cell} of {args.steps} steps")
     arm = arms.parse(row["arm"])
     flags = ("--total-timesteps", row["steps"], *shlex.split(row["flags"]))
-    run = Run(arm, row["env_id"], int(row["seed"]), Path("runs/verify"), flags)
+    run = Run(arm, row["env_id"], row["seed"], Path("runs/verify"), flags)
     if arms.code_hash(arm.source()) != row["code"]:
         fail(f"--verify: {arm.script} has changed since the committed run")
     run.out.mkdir(parents=True, exist_ok=True)
     run.script.write_text(arm.source(), encoding="utf-8")
     shutil.rmtree(run.folder, ignore_errors=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(run.script), *run.arguments]
-    if subprocess.call(command, stdout=subprocess.DEVNULL, env=environment):
+    if subprocess.call(run.command, stdout=subprocess.DEVNULL):
         return 1
     found = json.loads((run.folder / "result.json").read_text())["weights_sha256"]
     same = found == row["weights_sha256"]
@@ -453,30 +429,34 @@ def parse(argv: list[str]) -> argparse.Namespace:
         fail("an argument holds a line break")
     at = argv.index("--") if "--" in argv else len(argv)
     parser = Parser("benchmark.sh", allow_abbrev=False, add_help=False)
-    for option in ("envs", "seeds", "steps", "out", "verify"):
-        parser.add_argument(f"--{option}")
-    parser.add_argument("--arms", default=",".join(arms.PAPER))
-    parser.add_argument("--jobs", default=str(cores()))
-    for option in ("list", "report", "quick"):
+    quick = "--quick" in argv[:at]
+    defaults = {
+        "envs": "HalfCheetah-v4,Hopper-v4" if quick else ENVS,
+        "seeds": "1,2" if quick else "1,2,3,4,5",
+        "arms": ",".join(arms.PAPER),
+        "steps": "20480" if quick else "1000000",
+        "jobs": str(cores()),
+        "out": str(arms.ROOT / ("runs/quick" if quick else "runs/benchmark")),
+        "verify": None,
+    }
+    for option, default in defaults.items():
+        parser.add_argument(f"--{option}", default=default)
+    for option in ("list", "report", "quick", "help"):
         parser.add_argument(f"--{option}", action="store_true")
-    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("-h", action="store_true", dest="help")
     args = parser.parse_args(argv[:at])
-    quick = args.quick
-    args.envs = ("HalfCheetah-v4,Hopper-v4" if quick else ENVS) if args.envs is None else args.envs
-    args.seeds = ("1,2" if quick else "1,2,3,4,5") if args.seeds is None else args.seeds
-    args.steps_given = args.steps
-    args.steps = ("20480" if quick else "1000000") if args.steps is None else args.steps
     for option in ("steps", "jobs"):
         if not re.fullmatch("[1-9][0-9]{0,9}", getattr(args, option)):
             fail(f"--{option} must be a positive whole number, not {getattr(args, option)}")
         setattr(args, option, int(getattr(args, option)))
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         args.jobs = 1
-    if args.out == "":
+    if not args.out:
         fail("--out must not be empty")
     # Paths are the caller's until here, and the repository's from here on.
-    out = Path(args.out or arms.ROOT / ("runs/quick" if quick else "runs/benchmark")).absolute()
+    out = Path(args.out).absolute()
     os.chdir(arms.ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
     args.out = out.relative_to(arms.ROOT) if out.is_relative_to(arms.ROOT) else out
     args.flags = ("--total-timesteps", str(args.steps), *argv[at + 1 :])
     return args

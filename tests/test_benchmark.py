@@ -507,7 +507,9 @@ def test_verify_says_whether_a_run_ends_in_the_committed_weights(copy):
             writer = csv.DictWriter(file, row)
             writer.writeheader()
             writer.writerow(row | ({changed: "f" * 64} if changed else {}))
-        status, output = finish(benchmark(copy, "--verify", "Hopper-v4,kl_fixed=3,7"))
+        status, output = finish(
+            benchmark(copy, "--verify", "Hopper-v4,kl_fixed=3,7", "--steps", 512)
+        )
         assert status == code and words in output.splitlines()[-1], output
     found = result(copy / "runs/verify/Hopper-v4__kl_fixed=3__7")
     assert (found["kl_coef"], found["total_timesteps"], found["seconds"]) == (3, 512, 0.1)
