@@ -3,5 +3,5 @@
 # did at the edge. Meant to keep the rare but telling tokens of a language model learning.
 # Simplified: the authors bound w from above only, as cispo_upper does; here the band is
 # 1 +- epsilon.
-beta = (-(ratio - clipped_ratio) * advantages).detach()
-objective = ratio * advantages + beta * logprob
+beta = (-(ratio - clipped_ratio) * adv_over_n).detach()
+objective = ratio * adv_over_n + beta * logprob

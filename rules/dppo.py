@@ -6,6 +6,6 @@
 logstd = agent.actor_logstd
 spread = torch.exp(2 * batch.old_logstd) + (batch.old_mean - mean) ** 2
 kl = (logstd - batch.old_logstd + 0.5 * spread * torch.exp(-2 * logstd) - 0.5).sum(-1)
-killed = (kl > args.clip_coef**2 / 2) & ((ratio - 1) * advantages > 0)
-beta = torch.where(killed, -ratio * advantages, 0.0).detach()
-objective = ratio * advantages + beta * logprob
+killed = (kl > args.clip_coef**2 / 2) & ((ratio - 1) * adv_over_n > 0)
+beta = torch.where(killed, -ratio * adv_over_n, 0.0).detach()
+objective = ratio * adv_over_n + beta * logprob

@@ -3,5 +3,5 @@
 # the shape of the coefficient to future work; ramp and width are this project's.
 width = 0.2
 gate = ((ratio - clipped_ratio).abs() / width).clamp(max=1)
-beta = torch.where(kill_set, -ratio * advantages * gate, 0.0).detach()
-objective = ratio * advantages + beta * logprob
+beta = torch.where(kill_set, -ratio * adv_over_n * gate, 0.0).detach()
+objective = ratio * adv_over_n + beta * logprob

@@ -4,5 +4,5 @@
 logstd = agent.actor_logstd
 spread = torch.exp(2 * batch.old_logstd) + (batch.old_mean - mean) ** 2
 kl = (logstd - batch.old_logstd + 0.5 * spread * torch.exp(-2 * logstd) - 0.5).sum(-1)
-beta = torch.where(kill_set, -ratio * advantages, 0.0).detach()
-objective = ratio * advantages - beta * kl
+beta = torch.where(kill_set, -ratio * adv_over_n, 0.0).detach()
+objective = ratio * adv_over_n - beta * kl

@@ -3,5 +3,5 @@
 logstd = agent.actor_logstd
 spread = torch.exp(2 * batch.old_logstd) + (batch.old_mean - mean) ** 2
 kl = (logstd - batch.old_logstd + 0.5 * spread * torch.exp(-2 * logstd) - 0.5).sum(-1)
-capped = torch.min(ratio * advantages, ratio.clamp(max=1.5) * advantages)
+capped = torch.min(ratio * adv_over_n, ratio.clamp(max=1.5) * adv_over_n)
 objective = capped - args.kl_coef * kl / len(kl)

@@ -4,4 +4,4 @@
 logstd = agent.actor_logstd.detach()
 spread = torch.exp(2 * batch.old_logstd) + (batch.old_mean - mean) ** 2
 kl = (logstd - batch.old_logstd + 0.5 * spread * torch.exp(-2 * logstd) - 0.5).sum(-1)
-objective = ratio * advantages - args.kl_coef * kl / len(kl)
+objective = ratio * adv_over_n - args.kl_coef * kl / len(kl)
