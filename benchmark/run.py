@@ -63,7 +63,7 @@ from typing import NoReturn, TextIO
 import arms
 
 ENVS = "HalfCheetah-v4,Hopper-v4,Walker2d-v4,Ant-v4,Humanoid-v4"
-PACKAGES = ("torch", "gymnasium", "mujoco", "tyro", "tensorboard", "tqdm")
+PACKAGES = ("torch", "gymnasium", "mujoco", "tyro", "tensorboard")
 PACKAGES += ("pandas", "scipy", "matplotlib")  # of the report
 SET_HERE = {"--env-id", "--seed", "--total-timesteps", "--exp-name", "--run-dir"}
 SET_BY_ARM = {"--clip-coef", "--kl-coef", "--kl-target"}

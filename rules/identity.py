@@ -59,7 +59,7 @@ def one_sample(
     loss, metrics = script.ppo_loss(agent, args, batch)
     (grad,) = torch.autograd.grad(loss, obs)
     (score,) = torch.autograd.grad(agent.logprob(obs, action).sum(), obs)
-    return -metrics["policy_loss"].item(), (-grad / score).item()
+    return -metrics["losses/policy_loss"].item(), (-grad / score).item()
 
 
 def curve(

@@ -254,7 +254,7 @@ def test_the_hash_of_code_leaves_words_out_and_sees_all_else():
         (["--steps", "255"], [], "--steps"),
         (["--envs", "Hoper-v4"], [], "--envs 'Hoper-v4'"),
         (["--seeds", "1,4000000000"], [], "--seeds"),
-        (["--arms", "clip_scheduled"], [], "'self.actor_logstd"),
+        (["--arms", "clip_quiet"], [], "'self.actor_logstd"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_written(copy, tmp_path, flags, extra, named):

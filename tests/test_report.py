@@ -229,11 +229,11 @@ def test_the_primary_comparisons(tmp_path):
     row = f"| Ant-v4 | fixed β = 1 | 10, 10 | 45 ± 30 | 104 ± 3 | −60 (−81 to −38) | {p:.2g} | {2 * p:.2g} |"
     assert row in text
     assert "| Hopper-v4 | adaptive β | 3, 4 | 101 ± 1 | 102 ± 1 |" in text
-    assert "| clip and both baselines | 27 of 150 |" in text
-    assert "| the other two forms | 4 of 20 |" in text
+    assert "| main | 27 of 150 |" in text
+    assert "| identity | 4 of 20 |" in text
     assert "Identical in 2 of 2 cells" in text
     assert "| Ant-v4 | PPO-Clip | 100, 101, " in text and "| 2193 ± 361 |" in text
-    assert "(n − 1)" in text and "Why does it fail" not in text and "tuned" not in text
+    assert "(n − 1)" in text and "## Why" not in text and "## Would" not in text
     drawn = {"learning_curves", "kl", "partition"}
     assert {file.stem for file in tmp_path.glob("*.png")} == drawn
 
@@ -261,16 +261,16 @@ def test_tuning_seeds_choose_and_do_not_judge(tmp_path):
     returns["Ant-v4", "kl_fixed=0.3"] = {11: 999.0}  # incomplete: nothing is chosen from it
     text = made_up(tmp_path, returns)
     assert "| Ant-v4 | fixed β = 3 | 50, 70 | 60 | 0.02 | 7 ± 3 | −94 (" in text
-    assert "| chosen settings, no defaults | 0 of 0 |" in text
+    assert "| tuned | 0 of 0 |" in text
     returns["Ant-v4", "kl_fixed=0.3"] = {11: 2.0, 12: 2.0}
     text = made_up(tmp_path, returns)
     assert "| Ant-v4 | fixed β = 3 | 50, 70 | 60 ◀ |" in text and text.count("◀ |") == 3
-    assert "| chosen settings, no defaults | 3 of 10 |" in text
+    assert "| tuned | 3 of 10 |" in text
     assert (tmp_path / "tuning.png").exists()
 
 
 def test_when_noise_has_shrunk(tmp_path):
-    curves = {"clip": [11, 9, 6, 7, 6, 6, 5, 5, 5, 5], "kl_mean=3": [11.0] * 10}
+    curves = {"clip": [11, 9, 8, 7, 6, 7, 5, 5, 5, 5], "kl_mean=3": [11.0] * 10}
     returns = {("Ant-v4", "clip"): [2000.0, 2100.0], ("Ant-v4", "kl_mean=3"): [1.0, 3.0]}
     text = made_up(tmp_path, returns, curves)
     assert "| `clip` | 2 | 2050 ± 71 | 2000 to 2100 | 500 | 1.6 | 0.02 | 0 |" in text

@@ -60,7 +60,7 @@ def test_sync_changes_nothing_when_nothing_has_changed(copies, variant):
 EDITS = {
     "a default": ("gae_lambda: float = 0.95", "gae_lambda: float = 0.9"),
     "two lines more": ("    norm_adv: bool", "    more: int = 1\n\n    norm_adv: bool"),
-    "a line less": ("    bar.close()\n", ""),
+    "a line less": ("        writer.flush()\n", ""),
     "backslashes": ("class Agent", "X = r'\\1\\g<0>\\'\n\n\nclass Agent"),
 }
 
