@@ -56,6 +56,8 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.utils.tensorboard import SummaryWriter
 
+warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)  # the paper's v4 tasks
+
 
 @dataclass
 class Args:
@@ -262,7 +264,6 @@ class Adam:
 
 def make_env(env_id: str, **kwargs) -> gym.Env:
     """A task with flat observations [obs_dim], whose actions are clipped; ArgumentError if none."""
-    warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)  # the paper's v4
     # HalfCheetah's own file makes MuJoCo warn of settotalmass
     mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(text, file=sys.stderr))
     try:
@@ -272,6 +273,11 @@ def make_env(env_id: str, **kwargs) -> gym.Env:
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, gym.spaces.Box):
             raise ArgumentError(f"--env-id must name a task of Box spaces, {env_id} has {space}")
+    bound = abs(env.action_space.high).max()
+    if bound < 0.1 or 10 < bound < math.inf:
+        warnings.warn(
+            f"actions start near 0 +- 1, clipped to {env.action_space}: try RescaleAction"
+        )
     return gym.wrappers.RecordEpisodeStatistics(gym.wrappers.ClipAction(env))
 
 
@@ -353,7 +359,6 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
     if args.cuda:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(args.torch_deterministic)
-
     obs_dim = envs[0].observation_space.shape[0]
     act_space = envs[0].action_space
     act_dim = math.prod(act_space.shape)
@@ -362,7 +367,6 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
     gradient_fn = compile_gradient(args) if args.compile else compute_gradient
     obs_rms = RunningMeanStd(epsilon=0, shape=obs_dim)
     return_rms = RunningMeanStd(epsilon=0)
-
     shape = (args.num_steps, args.num_envs)  # of a rollout, overwritten by the next
     obs, next_obs = np.zeros((2, *shape, obs_dim), np.float32)  # next: after the step, before reset
     actions = np.zeros((*shape, act_dim), np.float32)  # as sampled, not clipped
@@ -374,14 +378,10 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
         return torch.tensor(array, dtype=torch.float32, device=device).flatten(0, 1)
 
     run_dir, config, writer = start_run(args, env_id)
-    kill_fractions = []
-    final_returns = []  # of the episodes that ended in the last 10 % of the steps
+    kill_fractions, final_returns = [], []  # returns: of the last 10 % of the steps
     global_step = 0
     discounted_return = np.zeros(args.num_envs)
     last_obs = np.stack([env.reset(seed=args.seed + n)[0] for n, env in enumerate(envs)])
-    bound = abs(act_space.high).max()
-    if bound < 0.1 or 10 < bound < math.inf:
-        print(f"actions start around 0 +- 1 and are clipped to {act_space}: consider RescaleAction")
     start_time = time.time()
     for iteration in range(1, num_iterations + 1):
         lr = args.learning_rate
@@ -453,10 +453,9 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
             if args.target_kl is not None and mb_metrics["losses/approx_kl"] > args.target_kl:
                 break
         if not optimizer.weights.isfinite().all():
-            message = (
-                f"the weights became NaN: lower --learning-rate, or look at {env_id}'s rewards"
+            raise FloatingPointError(
+                f"NaN weights: --learning-rate too high, or rewards of {env_id}"
             )
-            raise FloatingPointError(message)
         with torch.no_grad():
             new_mean = agent.actor_mean(b_obs)
             old_policy = Normal(old_mean, old_logstd.exp())
@@ -488,8 +487,10 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
             saved = {"global_step": global_step, "state_dict": agent.state_dict()}
             torch.save(saved, f"{run_dir}/agent.pt.tmp")
             os.replace(f"{run_dir}/agent.pt.tmp", f"{run_dir}/agent.pt")  # never half an agent
-            progress = f"{global_step}/{total_steps} steps, {log['charts/SPS']:.0f} a second"
-            print(f"{progress}, return {log.get('charts/episodic_return')}", flush=True)
+            score = f"return {log.get('charts/episodic_return', math.nan):.1f}"
+            print(
+                f"{global_step}/{total_steps} steps, {log['charts/SPS']:.0f}/s, {score}", flush=True
+            )
     writer.close()
     data = [tensor.cpu().numpy().tobytes() for tensor in agent.state_dict().values()]
     result = {
