@@ -398,7 +398,7 @@ def verify(cell: str, args: argparse.Namespace) -> int:
     run.out.mkdir(parents=True, exist_ok=True)
     run.script.write_text(arm.source(), encoding="utf-8")
     shutil.rmtree(run.folder, ignore_errors=True)
-    if subprocess.call(run.command, stdout=subprocess.DEVNULL):
+    if subprocess.call(run.command, stdout=sys.stderr):
         return 1
     found = json.loads((run.folder / "result.json").read_text())["weights_sha256"]
     same = found == row["weights_sha256"]
