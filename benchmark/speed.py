@@ -11,8 +11,6 @@ third iteration. Memory is the process's and its children's together, looked at 
 import importlib.util
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -93,14 +91,9 @@ def watch(command: list[str], folder: str) -> tuple[float, int]:
 
     If it fails, what it wrote to standard error is passed on, and we exit with its code.
     """
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        ),
-        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache",
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache"}
     with open(f"{folder}/stderr", "w+") as stderr:
         start, peak = time.perf_counter(), 0
         process = psutil.Popen(
@@ -169,15 +162,6 @@ def table(runs: dict[tuple[str, bool], list[dict]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def machine() -> str:
-    """Processor, cores, system and versions."""
-    name = platform.machine()
-    with suppress(OSError, IndexError):
-        name = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
-    versions = [f"{package} {version(package)}" for package in ("torch", "mujoco", "numpy")]
-    return ", ".join([name, f"{os.cpu_count()} cores", platform.system(), *versions])
-
-
 def main(args: Args) -> None:
     """Measure, with a line per run on standard error, and print the tables."""
     if args.steps < FEWEST * ITERATION:
@@ -201,7 +185,8 @@ def main(args: Args) -> None:
                 runs[env_id][row].append(run)
                 line = f"repeat {repeat + 1}, {env_id}, {row[0]}{', --compile' * row[1]}"
                 print(f"{line}: {run['steady']:,.0f} steps/s", file=sys.stderr)
-    print(f"{steps:,} steps, median (smallest..largest) of {args.repeats}; {machine()}")
+    about = f"{steps:,} steps, median (smallest..largest) of {args.repeats}; {os.cpu_count()} cores"
+    print(", ".join([about, *(f"{name} {version(name)}" for name in ("torch", "mujoco", "numpy"))]))
     for env_id in args.envs:
         print(f"\n## {env_id}\n\n{table(runs[env_id])}")
 
