@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import report
+import runs
 import stats
 from conftest import ROOT, script
 from scipy.stats import t
 from torch.utils.tensorboard import SummaryWriter
-
-import runs
 
 ITERATIONS = 20
 
