@@ -232,6 +232,7 @@ def claim(out: Path, settings: str) -> tuple[TextIO, bool]:
     fcntl.flock(file, fcntl.LOCK_SH)
     held = (out / "settings").read_text().strip()
     if held != settings:
+        held = held or "other settings"
         fail(f"--out {out} holds runs with {held}, not {settings}: name another folder")
     return file, unused
 
