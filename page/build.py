@@ -1,9 +1,9 @@
 """Build the page to teach from, docs/index.html, and docs/slide.svg.
 
-    python docs/build.py [FOLDER]
+    python page/build.py [FOLDER]
 
-All code on the page is that of the four scripts and of shapes/, all numbers are from their
-ppo_loss. docs/source holds the page's words, style and JavaScript.
+All code on the page is that of the four scripts and of rules/, all numbers are from their
+ppo_loss. page/source holds the page's words, style and JavaScript.
 """
 
 import html
@@ -12,10 +12,11 @@ import re
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parent
-ROOT = DOCS.parent
-SOURCE = DOCS / "source"
-sys.path.insert(0, str(ROOT / "shapes"))
+PAGE = Path(__file__).resolve().parent
+ROOT = PAGE.parent
+DOCS = ROOT / "docs"
+SOURCE = PAGE / "source"
+sys.path += [str(ROOT / folder) for folder in ("rules", "tools", "shapes")]
 
 import curves
 import insert
@@ -29,7 +30,7 @@ JAVASCRIPT = ("state", "chart", "script", "sample", "predict", "scalar", "compar
 
 
 def script_names() -> list[str]:
-    """The four scripts, then those with a block of shapes/."""
+    """The four scripts, then those with a block of rules/."""
     return [*FORMS, *insert.names(), *insert.exercises()]
 
 
@@ -121,7 +122,7 @@ def rule_options() -> str:
     rules = "".join(option(name) for name in insert.names())
     exercises = "".join(option(name) for name in insert.exercises())
     return (
-        f'<optgroup label="rules of shapes/">\n{rules}</optgroup>\n'
+        f'<optgroup label="rules of rules/">\n{rules}</optgroup>\n'
         f'<optgroup label="exercises: what breaks">\n{exercises}</optgroup>\n'
     )
 
