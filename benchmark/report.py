@@ -131,7 +131,7 @@ def head(data: Data) -> str:
     """What the runs are, and what of the protocol is missing."""
     one = {
         name: ", ".join(data.runs[name].unique())
-        for name in ("steps", "torch", "gymnasium", "mujoco", "numpy", "python", "cpu")
+        for name in ("steps", "torch", "gymnasium", "mujoco", "numpy", "python")
     }
     flags = ", ".join(f"`{flags}`" for flags in data.runs["flags"].unique() if flags)
     versions = ", ".join(f"{name} {text}" for name, text in list(one.items())[1:])

@@ -21,9 +21,9 @@ import pandas as pd
 
 POINTS = 61  # in a curve: of 488 iterations a point for every 8
 KEY = ["env_id", "arm", "seed"]
-VERSIONS = ["torch", "gymnasium", "mujoco", "numpy", "python", "cpu"]
+VERSIONS = ["torch", "gymnasium", "mujoco", "numpy", "python"]
 COLUMNS = [*KEY, "episodic_return", "kill_fraction", "weights_sha256", "failed", "steps", "flags"]
-COLUMNS += ["code", "device", *VERSIONS, "sps", "wall_time_s"]
+COLUMNS += ["code", *VERSIONS, "sps", "wall_time_s"]
 SCALARS = {
     "return": "charts/episodic_return",
     "length": "charts/episodic_length",

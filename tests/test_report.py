@@ -48,7 +48,6 @@ def write_run(root, arm="clip", seed=1, env_id="Hopper-v4", **other):
         "exp_name": arm,
         "seed": seed,
         "total_timesteps": 40960,
-        "device": "cpu",
         "versions": dict.fromkeys(runs.VERSIONS, "1.0"),
         "global_step": 2048 * ITERATIONS,
         "episodic_return": 100.0 * seed,

@@ -164,7 +164,11 @@ def test_the_coefficient_is_the_published_one(name, eps):
 
 
 def test_every_rule_is_looked_up():
-    assert set(PUBLISHED) | {"closed_form_kl"} == set(ALL)
+    assert set(PUBLISHED) | {"closed_form_kl", "dropped"} == set(ALL)
+
+
+def test_dropping_the_killed_samples_is_the_clip():
+    assert torch.equal(coefficient("dropped", 0.2), coefficient("klip", 0.2))
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "klip"])
