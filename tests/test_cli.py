@@ -341,18 +341,18 @@ def test_foreign_processors_give_the_same_hash(tmp_path, how):
 
     def train(name: str, *processor: str, **more: str) -> str:
         command = [*processor, python, script("klip"), *quick.split(), *how, "--run-dir", name]
-        cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / f"cache {name}")}
+        cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / f"cache_{name}")}
         subprocess.run(
             list(map(str, command)), cwd=tmp_path, env=environment | cache | more, check=True
         )
         return result(tmp_path / name)["weights_sha256"]
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         haswell = pool.submit(train, "haswell", qemu, "-cpu", "Haswell")
-        rome = pool.submit(train, "rome", qemu, "-cpu", "EPYC-Rome")
         native = train("native")
-        assert haswell.result() == rome.result() == native
+        assert haswell.result() == native
     if not how:
+        assert train("rome", qemu, "-cpu", "EPYC-Rome") == native
         control = {"MKL_CBWR": "AUTO", "OPENBLAS_CORETYPE": ""}
         assert train("control", **control) != native
 

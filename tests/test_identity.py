@@ -268,10 +268,14 @@ def test_compiled_gradients_with_four_actions(monkeypatch, trap):
     and the two kinds of exp() round apart."""
     if trap and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("seen with AVX2 and AVX512")
-    heuristics = ('"cpp.enable_tiling_heuristics": False', '"cpp.enable_tiling_heuristics": True')
+    own_choice = (
+        ('"cpp.enable_tiling_heuristics": False', '"cpp.enable_tiling_heuristics": True'),
+        ('"cpp.simdlen": 256', '"cpp.simdlen": None'),
+        ('"cpp.march": ""', '"cpp.march": None'),
+    )
     found = []
     for form in ("clip", "phi") if trap else FORMS:
-        module = load(form, heuristics) if trap else MODULES[form]
+        module = load(form, *own_choice) if trap else MODULES[form]
         monkeypatch.setitem(sys.modules, module.__name__, module)  # where the compiler looks
         args = module.Args(compile=True)
         gradient_fn = module.compile_gradient(args)
