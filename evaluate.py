@@ -4,49 +4,48 @@
     python evaluate.py runs/Hopper-v4__* --episodes 100 --stochastic
     python evaluate.py runs/Walker2d-v4__* --capture-video --episodes 1
 
-Prints one line per run and writes evaluation.json (and videos/*.mp4) into its folder. The same
-call gives the same numbers, whichever other runs are in it.
+Prints one line a run and writes evaluation.json (and videos/*.mp4) into its folder. The same call
+gives the same numbers, whichever other runs are in it.
 """
-
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends imports and play in silence
 
 import json
 import math
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
-import warnings
 from hashlib import sha256
 from importlib.util import find_spec
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+
+def choose_opengl() -> None:
+    """Set MUJOCO_GL to the first backend that works here; leave it unset if none does."""
+    trial = "import mujoco; mujoco.GLContext(8, 8).make_current()"
+    for backend in ("egl", "osmesa", "glfw"):  # the first two need no display
+        environment = os.environ | {"MUJOCO_GL": backend}
+        command = [sys.executable, "-c", trial]
+        if not subprocess.run(
+            command, env=environment, capture_output=True, check=False
+        ).returncode:
+            os.environ["MUJOCO_GL"] = backend
+            return
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends imports and play in silence
+    if "--capture-video" in sys.argv and "MUJOCO_GL" not in os.environ:
+        choose_opengl()  # now, because mujoco reads the variable when it is imported
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 import torch
 import tyro
 
-from ppo_klip_continuous import Agent, fail, make_env, show_mujoco_warning, write_file
-
-OPENGL_BACKENDS = ("egl", "osmesa", "glfw")  # values of MUJOCO_GL; the first two need no display
-OPENGL_HINT = "; MuJoCo draws with OpenGL: apt-get install libegl1 libgl1-mesa-dri, or libosmesa6"
-DRAW = """
-import json, sys
-import gymnasium as gym
-for env_id, kwargs in json.loads(sys.argv[1]).items():
-    try:
-        env = gym.make(env_id, **kwargs)
-        env.reset()
-        env.render()
-    except Exception as error:
-        print(f"{env_id}: {error}".replace("\\n", " "))
-        sys.exit(1)
-"""
+from ppo_klip_continuous import Agent, ArgumentError, make_env
 
 
 class Run(NamedTuple):
@@ -61,59 +60,52 @@ class Run(NamedTuple):
     finished: bool
 
 
-def describe(error: Exception) -> str:
-    """An error in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or repr(error)
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line and exit: code 2 for bad input, 1 for what went wrong while playing."""
+    print(f"evaluate.py: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 def read_json(path: str) -> dict:
     """The JSON object in a file; exits with code 2 if there is none."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        fail(f"{path} cannot be read: {describe(error)}")
+        fail(f"{path} cannot be read: {error}")
 
 
-def load_agent(path: str, env_id: str) -> tuple[Agent, int]:
-    """The agent in a file agent.pt, and its global step; exits with code 2 if it cannot play."""
-    env = make_env(env_id)
-    obs_dim = math.prod(env.observation_space.shape)
-    act_dim = math.prod(env.action_space.shape)
-    env.close()
-    agent = Agent(obs_dim, act_dim)
+def try_env(path: str, env_id: str, **kwargs) -> gym.Env:
+    """The task of a run; exits with code 2 if it cannot be made."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of formats that are refused anyway
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            agent.load_state_dict(saved["state_dict"])
-            global_step = int(saved["global_step"])
-    except OSError as error:
-        fail(f"{path} cannot be read: {describe(error)}")
-    except Exception:  # noqa: BLE001, a damaged file raises nearly anything
-        fail(f"{path} is damaged, of older scripts, or not an agent for {env_id}")
-    if not all(tensor.isfinite().all() for tensor in agent.state_dict().values()):
-        fail(f"{path} holds NaN or infinity")
-    return agent, global_step
+        return make_env(env_id, **kwargs)
+    except ArgumentError as error:
+        fail(f"{path}: {error}")
 
 
 def load(path: str) -> Run:
     """The run in a folder; exits with code 2 if its files are damaged or not of one run."""
     finished = os.path.exists(f"{path}/result.json")  # before agent.pt, which may change until then
     config = read_json(f"{path}/config.json")
-    env_id = config.get("env_id")
+    env_id = str(config.get("env_id"))
+    env = try_env(path, env_id)
+    agent = Agent(env.observation_space.shape[0], math.prod(env.action_space.shape))
+    env.close()
     try:
-        gym.make(env_id).close()
-    except Exception as error:  # noqa: BLE001, depends on what stands there
-        fail(f"{path}/config.json names the task {env_id!r}: {describe(error)}")
-    agent, global_step = load_agent(f"{path}/agent.pt", env_id)
-    weights = [tensor.numpy().tobytes() for tensor in agent.state_dict().values()]
-    weights_sha256 = sha256(b"".join(weights)).hexdigest()
+        # weights_only: an agent from elsewhere must not be able to run code
+        saved = torch.load(f"{path}/agent.pt", map_location="cpu", weights_only=True)
+        agent.load_state_dict(saved["state_dict"])
+        global_step = int(saved["global_step"])
+    except OSError as error:
+        fail(f"{path}/agent.pt cannot be read: {error}")
+    except Exception:  # noqa: BLE001, a damaged file raises nearly anything
+        fail(f"{path}/agent.pt is damaged, of other scripts, or not an agent for {env_id}")
+    state = agent.state_dict().values()
+    if not all(tensor.isfinite().all() for tensor in state):
+        fail(f"{path}/agent.pt holds NaN or infinity")
+    weights_sha256 = sha256(b"".join(tensor.numpy().tobytes() for tensor in state)).hexdigest()
     if finished:
-        result = read_json(f"{path}/result.json")
         known = config | {"global_step": global_step, "weights_sha256": weights_sha256}
-        if not known.items() <= result.items():
+        if not known.items() <= read_json(f"{path}/result.json").items():
             fail(f"{path}: config.json, agent.pt and result.json are not those of one run")
     if not os.access(path, os.W_OK):
         fail(f"{path} cannot be written, and evaluation.json goes there")
@@ -121,48 +113,26 @@ def load(path: str) -> Run:
     return Run(path, env_id, agent, weights_sha256, global_step, total_timesteps, finished)
 
 
-def render_kwargs(env_id: str) -> dict[str, str]:
-    """What makes an environment show pictures; Gymnasium's MuJoCo tasks do so from the camera that
-    follows the robot, other tasks may have none."""
-    if is_mujoco(env_id):
-        return {"render_mode": "rgb_array", "camera_name": "track"}
-    return {"render_mode": "rgb_array"}
-
-
-def is_mujoco(env_id: str) -> bool:
-    """Whether this is one of Gymnasium's own MuJoCo tasks."""
-    with gym.make(env_id) as env:
-        return ".mujoco." in type(env.unwrapped).__module__
-
-
-def prepare_video(env_ids: list[str]) -> None:
-    """Set MUJOCO_GL, if unset, to what can render here; exits with code 2 unless every task can be
-    drawn."""
-    if not find_spec("moviepy"):
-        fail("--capture-video needs the package moviepy: pip install moviepy")
-    tasks = {env_id: render_kwargs(env_id) for env_id in env_ids}
-    command = [sys.executable, "-c", DRAW, json.dumps(tasks)]
-    asked = os.environ.get("MUJOCO_GL")
-    for backend in [asked] if asked else OPENGL_BACKENDS:
-        environment = os.environ | {"MUJOCO_GL": backend}
-        # a process each, since a process can try only one
-        tried = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False
-        )
-        if tried.returncode == 0:
-            os.environ["MUJOCO_GL"] = backend
-            return
-    reason = tried.stdout.strip().rpartition("\n")[2]
-    hint = OPENGL_HINT if any(is_mujoco(env_id) for env_id in env_ids) else ""
-    fail(f"--capture-video cannot draw {reason or 'with ' + backend}{hint}")
+def filming_env(run: Run) -> gym.Env:
+    """The run's task, which draws; exits with code 2 if it cannot draw here."""
+    env = try_env(run.path, run.env_id)
+    of_gymnasium = ".mujoco." in type(env.unwrapped).__module__
+    env.close()
+    camera = {"camera_name": "track"} if of_gymnasium else {}  # it follows the robot
+    env = try_env(run.path, run.env_id, render_mode="rgb_array", **camera)
+    try:
+        env.reset()
+        frame = env.render()
+    except Exception as error:  # noqa: BLE001, OpenGL's and a task's own errors are of any kind
+        hint = "; MuJoCo draws with OpenGL: apt-get install libegl1 libgl1-mesa-dri, or libosmesa6"
+        fail(f"--capture-video cannot draw {run.env_id}: {error!r}{hint}")
+    if frame is None:
+        fail(f"--capture-video cannot draw {run.env_id}: its render() returns None")
+    return env
 
 
 def check_films(folder: str, lengths: list[int]) -> None:
-    """Exit with code 1 if a film has not all frames of its episode, the last excepted.
-
-    moviepy does not notice that its ffmpeg failed, on a full disk for one; and it computes the
-    number of frames as int(frames / fps * fps), which may be one less.
-    """
+    """Exit with code 1 if a film lacks frames: moviepy does not notice that its ffmpeg failed."""
     from imageio_ffmpeg import count_frames_and_secs
 
     for k, length in enumerate(lengths):
@@ -170,54 +140,39 @@ def check_films(folder: str, lengths: list[int]) -> None:
             frames, _ = count_frames_and_secs(f"{folder}/rl-video-episode-{k}.mp4")
         except (OSError, RuntimeError):
             frames = 0
-        if frames < length:
+        if frames < length:  # moviepy may leave out the last of length + 1
             fail(f"{folder} has {frames} of {length + 1} frames: is the disk full?", 1)
 
 
 def play(
-    agent: Agent, env: gym.Env, episodes: int, seed: int, stochastic: bool
+    run: Run, env: gym.Env, episodes: int, seed: int, stochastic: bool, max_steps: int
 ) -> tuple[list[float], list[int]]:
     """Undiscounted return and length of each episode; episode k starts from seed + k.
 
-    Actions are the policy's mean or, if stochastic, samples, clipped to the action space.
+    Actions are the policy's mean or, if stochastic, samples. Exits with code 1 if an episode does
+    not end within max_steps.
     """
     random.seed(seed)  # for tasks that draw from it
     np.random.seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    space = env.action_space
-    std = agent.actor_logstd.exp()
-    returns = [0.0] * episodes
-    lengths = [0] * episodes
+    std = run.agent.actor_logstd.exp()
+    returns, lengths = [], []
     for k in range(episodes):
         obs, _ = env.reset(seed=seed + k)
-        done = False
-        while not done:
-            row = torch.tensor(np.float32(obs).reshape(1, -1))
-            action = agent.actor_mean(agent.normalize(row))[0]
+        for _ in range(max_steps):
+            row = torch.tensor(np.float32(obs)).reshape(1, -1)
+            action = run.agent.actor_mean(run.agent.normalize(row))[0]
             if stochastic:
                 action = action + std * torch.randn(std.shape, generator=generator)
-            action = action.numpy().reshape(space.shape).clip(space.low, space.high)
-            obs, reward, terminated, truncated, _ = env.step(action.astype(space.dtype))
-            done = terminated or truncated
-            returns[k] += np.asarray(reward).item()
-            lengths[k] += 1
-    return returns, lengths
-
-
-def play_and_film(run: Run, episodes: int, seed: int, stochastic: bool) -> tuple[list, list]:
-    """`play`, filmed into the run's folder videos, which is replaced when the films are whole."""
-    films = f"{run.path}/videos.tmp"
-    shutil.rmtree(films, ignore_errors=True)
-    try:
-        env = make_env(run.env_id, **render_kwargs(run.env_id))
-        env = gym.wrappers.RecordVideo(env, films, episode_trigger=lambda episode: True)
-        returns, lengths = play(run.agent, env, episodes, seed, stochastic)
-        env.close()
-        check_films(films, lengths)
-        shutil.rmtree(f"{run.path}/videos", ignore_errors=True)
-        os.replace(films, f"{run.path}/videos")
-    finally:
-        shutil.rmtree(films, ignore_errors=True)
+            obs, _, terminated, truncated, info = env.step(
+                action.numpy().reshape(env.action_space.shape)
+            )
+            if terminated or truncated:
+                break
+        else:
+            fail(f"{run.path}: an episode did not end within --max-steps {max_steps}", 1)
+        returns.append(np.sum(info["episode"]["r"]).item())  # of some tasks an array of one number
+        lengths.append(info["episode"]["l"])
     return returns, lengths
 
 
@@ -228,6 +183,7 @@ def evaluate(
     stochastic: bool = False,
     capture_video: bool = False,
     seed: int = 1_000_000,
+    max_steps: int = 100_000,
 ) -> None:
     """Play runs, finished or not; nothing is played before all of them are found in order.
 
@@ -237,30 +193,40 @@ def evaluate(
         stochastic: sample actions instead of taking the policy's mean
         capture_video: also film the episodes, into videos/ in the run folder
         seed: of the first episode, later ones count up; not one that training starts from
+        max_steps: give up on an episode that takes longer
     """
     if not runs:
         fail("name at least one run folder")
     if episodes < 1:
         fail(f"--episodes must be at least 1, not {episodes}")
+    if max_steps < 1:
+        fail(f"--max-steps must be at least 1, not {max_steps}")
     if not 0 <= seed < 2**31:
-        fail(f"--seed must be in [0, {2**31 - 1}], not {seed}")
+        fail(f"--seed must be in [0, 2^31), not {seed}")
+    if capture_video and not find_spec("moviepy"):
+        fail("--capture-video needs the package moviepy: pip install moviepy")
     torch.set_num_threads(1)
-    gym.logger.min_level = gym.logger.ERROR  # quiet, as the scripts are
-    mujoco.set_mju_user_warning(show_mujoco_warning)
     once = {os.path.realpath(path): path for path in runs}
     loaded = [load(path) for path in once.values()]
     if capture_video:
-        prepare_video([run.env_id for run in loaded])
+        for run in loaded:
+            filming_env(run).close()
 
     for run in loaded:
-        if capture_video:
-            returns, lengths = play_and_film(run, episodes, seed, stochastic)
-        else:
-            env = make_env(run.env_id)
-            returns, lengths = play(run.agent, env, episodes, seed, stochastic)
+        films = f"{run.path}/videos.tmp"
+        env = filming_env(run) if capture_video else try_env(run.path, run.env_id)
+        try:
+            if capture_video:
+                shutil.rmtree(films, ignore_errors=True)
+                env = gym.wrappers.RecordVideo(env, films, episode_trigger=lambda episode: True)
+            returns, lengths = play(run, env, episodes, seed, stochastic, max_steps)
+        finally:
             env.close()
-        mean = float(np.mean(returns))
-        std = float(np.std(returns))
+        if capture_video:
+            check_films(films, lengths)
+            shutil.rmtree(f"{run.path}/videos", ignore_errors=True)
+            os.replace(films, f"{run.path}/videos")
+        mean, std = np.mean(returns), np.std(returns)
         if not math.isfinite(mean):
             fail(f"{run.path}: {run.env_id} gave a return of {mean}", 1)
         evaluation = {
@@ -276,7 +242,9 @@ def evaluate(
             "returns": returns,
             "lengths": lengths,
         }
-        write_file(f"{run.path}/evaluation.json", json.dumps(evaluation, indent=2).encode())
+        draft = Path(f"{run.path}/evaluation.json.tmp")
+        draft.write_text(json.dumps(evaluation, indent=2))
+        os.replace(draft, f"{run.path}/evaluation.json")
         so_far = f"{run.global_step} of {run.total_timesteps} steps"
         note = "" if run.finished else f", unfinished: {so_far}"
         print(
@@ -285,7 +253,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(evaluate)
-    except OSError as error:
-        fail(f"cannot write: {describe(error)}", 1)
+    tyro.cli(evaluate)

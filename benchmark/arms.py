@@ -1,16 +1,19 @@
 """The arms of a comparison: what is trained, by which script and with which of its settings.
 
-An arm is written NAME or NAME=VALUE. NAME is one of FAMILIES or a rule in shapes/rules; VALUE is
-epsilon for all but kl_fixed (beta) and kl_adaptive (the target of its KL). A rule in which epsilon
-has no part takes no VALUE.
+An arm is written NAME or NAME=VALUE. NAME is one of FAMILIES, a rule of rules/ or a block of
+rules/mechanism, a kl_* block also with _adaptive behind it. VALUE is epsilon of all but the arms of
+the scalar script: beta of a fixed one, the target of the KL of an adaptive one. A rule in which
+epsilon has no part takes no VALUE.
 """
 
+import ast
+import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "shapes"))
+sys.path.append(str(ROOT / "rules"))
 import insert
 
 FORMS = ("clip", "phi", "klip")  # one gradient, and so one run, written in three ways
@@ -37,17 +40,26 @@ def clipped(name: str, label: str) -> Family:
     return Family(script, "clip_coef", 0.2, label, f"{label}, ε = {{}}", most=1.0)
 
 
-SCALAR = "ppo_kl_scalar_continuous.py"
+def fixed(name: str, label: str) -> Family:
+    """A family whose value is the one beta."""
+    script = f"ppo_{name}_continuous.py"
+    none = (("kl_target", None),)
+    return Family(script, "kl_coef", 1.0, f"{label} β = 1", f"{label} β = {{}}", fixed=none)
+
+
+def adaptive(name: str, label: str) -> Family:
+    """A family whose value is the target of the adaptive beta."""
+    script = f"ppo_{name}_continuous.py"
+    first = (("kl_coef", 1.0),)
+    return Family(script, "kl_target", 0.02, label, f"{label}, target {{}}", fixed=first)
+
+
 FAMILIES = {
     "clip": clipped("clip", "PPO-Clip"),
     "phi": clipped("phi", "Φ"),
     "klip": clipped("klip", "β_t (KLip)"),
-    "kl_fixed": Family(
-        SCALAR, "kl_coef", 1.0, "fixed β = 1", "fixed β = {}", fixed=(("kl_target", None),)
-    ),
-    "kl_adaptive": Family(
-        SCALAR, "kl_target", 0.02, "adaptive β", "adaptive β, target {}", fixed=(("kl_coef", 1.0),)
-    ),
+    "kl_fixed": fixed("kl_scalar", "fixed"),
+    "kl_adaptive": adaptive("kl_scalar", "adaptive β"),
 }
 
 
@@ -59,41 +71,45 @@ class Arm:
     base: str  # the name without the value
     value: float
     label: str  # in tables and figures
-    script: str  # of the repository; a shape's is composed into the folder of the runs
-    flags: list[str]
+    script: str  # its file name
+    flags: tuple[str, ...]
     settings: dict[str, float | None]
 
     @property
-    def is_shape(self) -> bool:
-        """Whether its script has to be composed from shapes/rules first."""
-        return self.base not in FAMILIES
+    def block(self) -> str | None:
+        """The name of the block in rules/ that its script is composed with."""
+        return None if self.base in FAMILIES else self.base.removesuffix("_adaptive")
 
     def source(self) -> str:
-        """The text of its script."""
-        if self.is_shape:
-            return insert.compose(self.base)
+        """The text of its script; ValueError if it cannot be composed."""
+        if self.block:
+            return insert.compose(self.block)
         return (ROOT / self.script).read_text(encoding="utf-8")
 
     @property
     def rank(self) -> tuple:
-        """Sorts the paper's arms first, then the shapes by name, and each by its value."""
-        place = len(PAPER) if self.is_shape else PAPER.index(self.base)
+        """Sorts the paper's arms first, then the others by name, and each by its value."""
+        place = PAPER.index(self.base) if self.base in PAPER else len(PAPER)
         return (place, self.base, self.value)
 
 
 def family(base: str) -> Family:
-    """What the arms called `base` share; raises ValueError if there are none."""
+    """What the arms called `base` share; ValueError if there are none."""
+    block = base.removesuffix("_adaptive")
     if base in FAMILIES:
         return FAMILIES[base]
-    if base in insert.names():
+    if base in insert.names() or base in insert.mechanism() and base.startswith("clip_"):
         return clipped(base, base)
-    known = ", ".join([*FAMILIES, *insert.names()])
+    if block in insert.mechanism() and block.startswith("kl_"):
+        return (fixed if base == block else adaptive)(block, base)
+    known = ", ".join([*FAMILIES, *insert.names(), *insert.mechanism()])
     raise ValueError(f"{base or 'an empty name'} is no arm; there are {known}")
 
 
 def has_value(base: str) -> bool:
     """Whether an arm of that name may have a value, which does something."""
-    return base in FAMILIES or any(name in insert.block(base) for name in FROM_EPSILON)
+    rule = base in insert.names()
+    return not rule or any(name in insert.block(base) for name in FROM_EPSILON)
 
 
 def shortest(value: float) -> str:
@@ -102,7 +118,7 @@ def shortest(value: float) -> str:
 
 
 def parse(text: str) -> Arm:
-    """The arm written as `text`; raises ValueError, in one line, if it is none."""
+    """The arm written as `text`; ValueError, in one line, if it is none."""
     base, separator, number = text.partition("=")
     kind = family(base)
     value = kind.default
@@ -123,6 +139,27 @@ def parse(text: str) -> Arm:
         value=value,
         label=kind.label if is_default else kind.label_of_value.format(given),
         script=kind.script,
-        flags=[f"--{kind.setting.replace('_', '-')}", given],
+        flags=(f"--{kind.setting.replace('_', '-')}", given),
         settings={kind.setting: value} | dict(kind.fixed),
     )
+
+
+def code_hash(source: str) -> str:
+    """SHA-256, 16 digits of it, of a script's code without its comments and docstrings.
+
+    The same under every version of Python, which ast.dump is not: later ones have more empty fields.
+    """
+
+    def code(node: object) -> object:
+        if isinstance(node, list):
+            return [code(part) for part in node if not is_text(part)]
+        if isinstance(node, ast.AST):
+            fields = [(name, code(x)) for name, x in ast.iter_fields(node) if x not in (None, [])]
+            return (type(node).__name__, fields)
+        return node
+
+    def is_text(node: object) -> bool:
+        text = isinstance(node, ast.Expr) and getattr(node.value, "value", None)
+        return isinstance(text, str)
+
+    return hashlib.sha256(repr(code(ast.parse(source))).encode()).hexdigest()[:16]

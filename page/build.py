@@ -16,7 +16,7 @@ PAGE = Path(__file__).resolve().parent
 ROOT = PAGE.parent
 DOCS = ROOT / "docs"
 SOURCE = PAGE / "source"
-sys.path += [str(ROOT / folder) for folder in ("rules", "tools", "shapes")]
+sys.path += [str(ROOT / folder) for folder in ("rules", "tools")]
 
 import curves
 import evidence
@@ -186,7 +186,6 @@ def build() -> dict[str, str]:
         "SLIDE": svg,
         "TERMINALS": evidence.terminals(checks),
         "LEARNING_CURVES": evidence.learning_curves(ROOT / "benchmark/results/curves.csv"),
-        "LEGEND": evidence.legend(),
     }
     page = fill((SOURCE / "page.html").read_text(encoding="utf-8"), parts)
     return {"index.html": page, "slide.svg": svg}

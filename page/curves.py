@@ -46,8 +46,8 @@ def evaluate(script: ModuleType, epsilon: float) -> dict[str, np.ndarray]:
     return {
         "objective": -value.numpy(),
         "coefficient": -slope.numpy(),
-        "kill": metrics["kill"].squeeze(-1).numpy(),
-        "pass": metrics["pass"].squeeze(-1).numpy(),
+        "kill": metrics["partition/kill"].bool().numpy(),
+        "pass": metrics["partition/pass"].bool().numpy(),
     }
 
 
@@ -115,7 +115,6 @@ def pushes(
             actor_mean=lambda obs: mean.reshape(1, 1),
             actor_logstd=logstd.reshape(1),
             get_value=lambda obs: one[0],
-            entropy=lambda: logstd,
         )
         agent.logprob = lambda mean, actions: script.Agent.logprob(agent, mean, actions)
         batch = script.Batch(
@@ -148,8 +147,8 @@ def cloud(klip: ModuleType, scalar: ModuleType) -> dict:
     samples = (torch.tensor(actions), torch.tensor(advantages))
     by_beta_t, metrics = pushes(klip, *samples)
     by_scalar = [pushes(scalar, *samples, kl_coef=beta)[0] for beta in BETAS]
-    kill = metrics["kill"].squeeze(-1).numpy()
-    passed = metrics["pass"].squeeze(-1).numpy()
+    kill = metrics["partition/kill"].bool().numpy()
+    passed = metrics["partition/pass"].bool().numpy()
     return {
         "sets": letters(kill, passed),
         "betaT": rounded(by_beta_t),

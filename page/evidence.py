@@ -107,6 +107,14 @@ def legend() -> str:
 
 
 def learning_curves(path: Path) -> str:
-    """A panel per task."""
-    curves = read_curves(path)
-    return "".join(panel(env_id, arms) for env_id, arms in sorted(curves.items()))
+    """A panel per task, and what they show; nothing before the benchmark has run."""
+    if not path.exists():
+        return ""
+    panels = "".join(panel(env_id, arms) for env_id, arms in sorted(read_curves(path).items()))
+    return (
+        f'<div class="curves">\n<div class="panels">\n{panels}</div>\n'
+        f'<p class="legend">{legend()}</p>\n'
+        '<p class="small">Return over training. A line is the mean of the seeds, a band reaches from'
+        " the lowest seed to the highest. The curves show two settings of the scalar penalty. They do"
+        " not show that no β can do the clip’s work.</p>\n</div>\n"
+    )

@@ -18,12 +18,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
 PAGE = Path(__file__).resolve().parent
 ROOT = PAGE.parent
-sys.path += [str(ROOT / folder) for folder in ("rules", "tools", "shapes")]
+sys.path += [str(ROOT / folder) for folder in (".", "rules", "tools")]
+
+import ppo_klip_continuous  # noqa: F401, I001, first: it has NumPy and PyTorch round alike everywhere
+import numpy as np
+import torch
 
 import insert
 from draw import load
@@ -239,16 +240,18 @@ def run_checks() -> list[dict]:
     return checks
 
 
-def write(name: str, content: dict | list) -> None:
-    """A JSON file of this folder."""
-    path = PAGE / name
+def write(path: Path, content: dict | list) -> None:
+    """A JSON file."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    write("replay.json", record() | {"small": small_record()})
-    write("hashes.json", run_checks())
+    parser = argparse.ArgumentParser(description="Write page/replay.json and page/hashes.json.")
+    parser.add_argument("--small", metavar="FILE", type=Path, help="write only the small record")
+    small_file = parser.parse_args().small
+    if small_file:
+        write(small_file, small_record())
+    else:
+        write(PAGE / "replay.json", record() | {"small": small_record()})
+        write(PAGE / "hashes.json", run_checks())

@@ -22,10 +22,10 @@ FORMS = ("clip", "phi", "klip")  # one gradient
 VARIANTS = (*FORMS, "kl_scalar")
 # changes that a script does not survive unnoticed
 NO_CLIPPING = (
-    "torch.min(ratio * advantages, clipped_ratio * advantages)",
-    "ratio * advantages",
+    "torch.min(ratio * adv_over_n, clipped_ratio * adv_over_n)",
+    "ratio * adv_over_n",
 )
-NO_STOP_GRADIENT = ("-ratio * advantages, 0.0).detach()", "-ratio * advantages, 0.0)")
+NO_STOP_GRADIENT = ("-ratio * adv_over_n, 0.0).detach()", "-ratio * adv_over_n, 0.0)")
 MEAN = (  # as usual, but exact for powers of two only
     ("(batch.advantages / len(batch.advantages)).double()", "batch.advantages.double()"),
     ("policy_loss = -objective.sum()", "policy_loss = -objective.mean()"),

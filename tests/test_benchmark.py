@@ -1,5 +1,9 @@
-"""benchmark.sh under real kills, full disks and bad input; its grid and its arms."""
+"""benchmark.sh under real kills, full disks and bad input; its grid, its arms, a run verified.
 
+Most of it runs in a copy of the repository whose scripts are stand-ins that need no PyTorch.
+"""
+
+import csv
 import fcntl
 import os
 import shutil
@@ -7,25 +11,101 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-from conftest import ROOT, load, result
-
-sys.path[:0] = [str(ROOT / "benchmark"), str(ROOT / "shapes")]
 import arms
 import insert
+import pytest
+from conftest import ROOT, VARIANTS, load, result, script
 
-TINY = ["--num-steps", "256", "--num-minibatches", "4", "--update-epochs", "1"]
+STAND_IN = r'''
+"""As a script: its arguments, its run folder and its lines."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+
+
+@dataclass
+class Args:
+    env_id: str = "Hopper-v4"
+    seed: int = 1
+    total_timesteps: int = 1000
+    exp_name: str = "x"
+    run_dir: str | None = None
+    clip_coef: float = 0.2
+    kl_coef: float = 1.0
+    kl_target: float | None = None
+    seconds: float = 0.0
+
+
+def check(args):
+    if args.seed >= 2**31:
+        raise ValueError("--seed must be in [0, 2^31)")
+    if args.total_timesteps < 256:
+        raise ValueError("--total-timesteps must be at least 256")
+
+
+def make_env(env_id, **kwargs):
+    if env_id not in ("Hopper-v4", "Broken-v0", "HalfCheetah-v4"):
+        raise ValueError(f"--env-id {env_id!r} cannot be made")
+    time.sleep(float(os.environ.get("SLOW_CHECK", 0)))
+    return SimpleNamespace(close=lambda: None)
+
+
+def ppo_loss():
+    # --- policy loss ---
+    objective = 0
+    # --- end of policy loss ---
+    return objective
+
+
+if __name__ == "__main__":
+    import tyro
+
+    args = tyro.cli(Args)
+    os.makedirs(args.run_dir, exist_ok=True)
+    with open(f"{args.run_dir}/config.json", "x") as file:
+        file.write("{}")
+    if args.env_id == "Broken-v0":
+        raise RuntimeError("the robot is broken")
+    for tenth in range(1, 11):
+        time.sleep(args.seconds / 10)
+        print(f"{tenth * args.total_timesteps // 10}/{args.total_timesteps} steps", file=sys.stderr)
+    with open(os.path.dirname(args.run_dir) + "/ended", "a") as file:
+        file.write(os.path.basename(args.run_dir) + "\n")
+    weights = f"{args.seed:064}"
+    with open(f"{args.run_dir}/draft", "w") as file:
+        json.dump(asdict(args) | {"weights_sha256": weights}, file)
+    os.replace(f"{args.run_dir}/draft", f"{args.run_dir}/result.json")
+'''
 HOPPER = ["--envs", "Hopper-v4", "--seeds", "1"]
 
 
-def benchmark(*flags: str, extra: list[str] = TINY, **environment: str) -> subprocess.Popen:
-    """Start benchmark.sh with flags, and those in extra for the scripts, in its own session."""
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the repository with stand-ins for the scripts and for what makes the report."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name in ("benchmark", "rules"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("results"))
+    shutil.copy(ROOT / "benchmark.sh", folder)
+    for variant in VARIANTS:
+        (folder / script(variant).name).write_text(STAND_IN)
+    for name in ("runs", "report"):
+        (folder / f"benchmark/{name}.py").write_text(f"print('{name}')\n")
+    return folder
+
+
+def benchmark(folder: Path, *flags, extra: list[str] = (), **environment) -> subprocess.Popen:
+    """Start benchmark.sh of a folder in its own session, with flags and those for the scripts."""
     return subprocess.Popen(
         ["./benchmark.sh", *map(str, flags), *(["--", *extra] if extra else [])],
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | {"PYTHON": sys.executable} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -36,72 +116,94 @@ def benchmark(*flags: str, extra: list[str] = TINY, **environment: str) -> subpr
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
     """Exit status and output of a started benchmark.sh."""
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, seconds: float = 20) -> None:
     """Wait until condition() is true; fail after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def processes(mark: Path) -> list[str]:
     """Command lines of the living processes that name a path."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = file.read_bytes().replace(b"\0", b" ").decode()
-        except OSError:  # it has just ended
-            continue
-        if str(mark) in line:
-            found.append(line)
+        with suppress(OSError):  # it may just have ended
+            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(mark) in line:
+                found.append(line)
     return found
+
+
+def ended(out: Path) -> Counter:
+    """How often each run has come to its end."""
+    return Counter((out / "ended").read_text().split())
+
+
+# --- the grid and its arms
 
 
 def test_list_is_the_grid_with_seeds_outermost():
     begun = time.monotonic()
-    status, output = finish(benchmark("--list", extra=[]))
+    status, output = finish(benchmark(ROOT, "--list"))
     assert time.monotonic() - begun < 3  # it needs no PyTorch
     lines = output.splitlines()
     assert status == 0
     assert len(lines) == len(set(lines)) == 125
     assert all("--seed 1 " in line for line in lines[:25])
-    assert lines[4].endswith(
-        "ppo_kl_scalar_continuous.py --env-id HalfCheetah-v4 --seed 1 --total-timesteps 1000000 "
-        "--exp-name kl_adaptive --run-dir runs/benchmark/HalfCheetah-v4__kl_adaptive__1 "
-        "--kl-target 0.02"
+    assert lines[4] == (
+        "python ppo_kl_scalar_continuous.py --env-id HalfCheetah-v4 --seed 1 --exp-name kl_adaptive "
+        "--run-dir runs/benchmark/HalfCheetah-v4__kl_adaptive__1 --kl-target 0.02 "
+        "--total-timesteps 1000000"
     )
-    assert "--total-timesteps 1000000" in lines[124] and "--seed 5 " in lines[124]
+    assert "--seed 5 " in lines[124]
 
 
 def test_list_has_an_arm_once_however_its_value_is_written():
-    names = "clip=0.10,clip=.1,clip=0.2,clip,kl_fixed=3.0,kl_fixed=1,kl_adaptive=0.05,spo,spo=0.3"
-    status, output = finish(benchmark("--list", *HOPPER, "--arms", names, "--out", "x", extra=[]))
+    names = "clip=0.10,clip=.1,clip=0.2,clip,kl_fixed=3.0,kl_fixed=1,kl_adaptive=0.05,spo=0.3"
+    names += ",kl_mean=3,kl_mean_adaptive,clip_quiet"
+    status, output = finish(benchmark(ROOT, "--list", *HOPPER, "--arms", names, "--out", "x"))
     assert status == 0
-    commands = [line.split() for line in output.splitlines()]
-    found = [(c[1], c[c.index("--exp-name") + 1], *c[-2:]) for c in commands]
-    scalar = "ppo_kl_scalar_continuous.py"
-    assert found == [
+    commands = [line.split()[1:-2] for line in output.splitlines()]
+    assert [(c[0], c[c.index("--exp-name") + 1], *c[-2:]) for c in commands] == [
         ("ppo_clip_continuous.py", "clip=0.1", "--clip-coef", "0.1"),
         ("ppo_clip_continuous.py", "clip", "--clip-coef", "0.2"),
-        (scalar, "kl_fixed=3", "--kl-coef", "3"),
-        (scalar, "kl_fixed", "--kl-coef", "1"),
-        (scalar, "kl_adaptive=0.05", "--kl-target", "0.05"),
-        ("x/ppo_spo_continuous.py", "spo", "--clip-coef", "0.2"),
+        ("ppo_kl_scalar_continuous.py", "kl_fixed=3", "--kl-coef", "3"),
+        ("ppo_kl_scalar_continuous.py", "kl_fixed", "--kl-coef", "1"),
+        ("ppo_kl_scalar_continuous.py", "kl_adaptive=0.05", "--kl-target", "0.05"),
         ("x/ppo_spo_continuous.py", "spo=0.3", "--clip-coef", "0.3"),
+        ("x/ppo_kl_mean_continuous.py", "kl_mean=3", "--kl-coef", "3"),
+        ("x/ppo_kl_mean_continuous.py", "kl_mean_adaptive", "--kl-target", "0.02"),
+        ("x/ppo_clip_quiet_continuous.py", "clip_quiet", "--clip-coef", "0.2"),
     ]
-    assert "--run-dir x/Hopper-v4__kl_fixed=3__1" in output
 
 
-@pytest.mark.parametrize("text", [*arms.FAMILIES, *insert.names()])
+def test_list_ends_in_silence_when_its_reader_has_enough():
+    command = "./benchmark.sh --list --seeds $(seq -s, 1 500) | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+
+
+MECHANISM = [
+    name + adaptive
+    for name in insert.mechanism()
+    for adaptive in (["", "_adaptive"] if name.startswith("kl_") else [""])
+]
+
+
+@pytest.mark.parametrize("text", [*arms.FAMILIES, *insert.names(), *MECHANISM])
 def test_an_arm_without_a_value_has_that_of_its_script(text):
     arm = arms.parse(text)
-    args = load("klip" if arm.is_shape else arm.script.split("_continuous")[0][4:]).Args()
+    scalar = arm.settings.keys() & {"kl_coef"}
+    args = load("kl_scalar" if scalar else "clip").Args()
     expected = {name: getattr(args, name) for name in arm.settings}
-    if text == "kl_adaptive":
+    if text.endswith("adaptive"):
         expected["kl_target"] = 0.02  # the paper's; the script's default is none
     assert arm.settings == expected
     if arms.has_value(text):
@@ -110,6 +212,16 @@ def test_an_arm_without_a_value_has_that_of_its_script(text):
 
 def test_only_a_rule_without_epsilon_has_no_value():
     assert [name for name in insert.names() if not arms.has_value(name)] == ["dpo"]
+
+
+def test_the_hash_of_code_leaves_words_out_and_sees_all_else():
+    text = script("clip").read_text()
+    code = arms.code_hash(text)
+    words = text.replace('"""PPO for', '"""Another PPO for').replace("  # ", "  # other ")
+    assert words != text and arms.code_hash(words) == code
+    for old, new in (("0.95", "0.96"), ("True", "False"), ('"losses/kl"', '"x"')):
+        assert old in text
+        assert arms.code_hash(text.replace(old, new, 1)) != code
 
 
 @pytest.mark.parametrize(
@@ -121,181 +233,210 @@ def test_only_a_rule_without_epsilon_has_no_value():
         (["--seeds", "1,"], [], "--seeds"),
         (["--envs"], [], "--envs"),
         (["--envs", "--list"], [], "--envs"),
-        (["--envs", ","], [], "--envs"),
-        (["--envs", "*"], [], "--envs"),
         (["--list", "--envs", ","], [], "--envs"),
+        (["--envs", "*"], [], "--envs"),
         (["--arms", "clip,pho"], [], "--arms: pho"),
         (["--arms", "../rules/spo"], [], "--arms: ../rules/spo"),
+        (["--arms", "draw"], [], "--arms: draw"),
+        (["--arms", "spo_adaptive"], [], "--arms: spo_adaptive"),
         (["--arms", "clip="], [], "--arms: clip="),
         (["--arms", "clip=1"], [], "--arms: clip=1"),
         (["--arms", "dpo=0.3"], [], "--arms: dpo=0.3"),
-        (["--arms", "spo=-0.2"], [], "--arms: spo=-0.2"),
         (["--arms", "kl_fixed=0"], [], "--arms: kl_fixed=0"),
         (["--arms", "kl_adaptive=nan"], [], "--arms: kl_adaptive=nan"),
         (["--fast"], [], "--fast"),
+        (["--verify", "Hopper-v4,clip,99"], [], "--verify"),
         ([], ["--seed", "3"], "--seed"),
         ([], ["--clip_coef=0.1"], "--clip_coef=0.1"),
         # what the scripts themselves would refuse
         ([], ["--num-stps", "256"], "--num-stps"),
         ([], ["--help"], "after --"),
-        (["--steps", "255"], TINY, "--steps"),
-        (["--envs", "Hoper-v4"], TINY, "--envs 'Hoper-v4'"),
-        # the module is found
-        (["--envs", "ppo_klip_continuous:Nope-v0"], TINY, "`Nope` doesn't exist"),
-        (["--seeds", "1,4000000000"], TINY, "--seeds"),
-        (["--arms", "spo"], ["--num-minibatches", "7"], "--num-minibatches"),
+        (["--steps", "255"], [], "--steps"),
+        (["--envs", "Hoper-v4"], [], "--envs 'Hoper-v4'"),
+        (["--seeds", "1,4000000000"], [], "--seeds"),
+        (["--arms", "clip_quiet"], [], "'self.actor_logstd"),
     ],
 )
-def test_bad_arguments_are_named_before_anything_is_written(tmp_path, flags, extra, named):
-    status, output = finish(benchmark("--out", tmp_path / "out", *flags, extra=extra))
+def test_bad_arguments_are_named_before_anything_is_written(copy, tmp_path, flags, extra, named):
+    status, output = finish(benchmark(copy, "--out", tmp_path / "out", *flags, extra=extra))
     assert (status, output.count("\n")) == (2, 1), output
     assert output.startswith("benchmark.sh: error: ") and named in output
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupted_while_it_checks_it_says_nothing(tmp_path):
-    process = benchmark("--out", tmp_path / "out")
-    time.sleep(0.7)  # of about 2 s
-    os.killpg(process.pid, signal.SIGINT)
-    assert finish(process) == (-signal.SIGINT, "")
-    assert not (tmp_path / "out").exists()
+def test_a_missing_interpreter_is_named(copy):
+    status, output = finish(benchmark(copy, PYTHON="pythonn"))
+    assert (status, output.count("\n")) == (2, 1) and "pythonn is missing" in output
 
 
-BROKEN = """
-import gymnasium
-from gymnasium.spaces import Box
-
-class Broken(gymnasium.Env):
-    observation_space = action_space = Box(-1, 1, (1,))
-
-    def reset(self, **kwargs):
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        raise RuntimeError("the robot is broken")
-
-gymnasium.register("Broken-v0", Broken)
-"""
+# --- runs that fail, and folders that hold others
 
 
-def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path):
-    (tmp_path / "broken.py").write_text(BROKEN)
-    out = tmp_path / "out"
-    grid = ["--out", out, "--envs", "broken:Broken-v0,Hopper-v4", "--seeds", "1"]
-    grid += ["--arms", "klip", "--steps", "512"]
-    status, output = finish(benchmark(*grid, PYTHONPATH=str(tmp_path)))
+def test_a_failed_run_is_shown_and_the_others_go_on(copy, tmp_path):
+    grid = ["--out", tmp_path, "--envs", "Broken-v0,Hopper-v4", "--seeds", "1", "--arms", "klip"]
+    status, output = finish(benchmark(copy, *grid))
     assert status == 1
-    assert "broken_Broken-v0__klip__1 FAILED with exit status 1" in output
+    assert "Broken-v0__klip__1 FAILED with exit status 1" in output
     assert "the robot is broken" in output  # the end of its log
     assert "1/2 runs finished, 0 running, 1 failed" in output
-    assert "1 runs of 512 steps" in (out / "results/report.md").read_text()
-
-    (finished,) = out.glob("*/result.json")
-    made = finished.stat().st_mtime_ns
-    status, output = finish(benchmark(*grid, PYTHONPATH=str(tmp_path)))
+    assert output.splitlines()[-2:] == ["runs", "report"]  # of those that have finished
+    status, output = finish(benchmark(copy, *grid))
     assert (status, output.count("FAILED")) == (1, 1)  # tried again
-    assert finished.stat().st_mtime_ns == made  # not run again
+    assert ended(tmp_path) == {"Hopper-v4__klip__1": 1}  # not run again
 
 
-def test_settings_may_change_until_a_run_has_finished(tmp_path):
-    grid = ["--out", tmp_path, *HOPPER, "--arms", "klip", "--steps"]
-    other = [*TINY, "--learning-rate", "1e-3"]
-    process = benchmark(*grid, "100000")
+def test_settings_may_change_until_a_run_has_finished(copy, tmp_path):
+    grid = ["--out", tmp_path, *HOPPER, "--arms", "klip"]
+    other = ["--seconds", "0.1"]
+    process = benchmark(copy, *grid, extra=["--seconds", "100"])
     wait_for((tmp_path / "Hopper-v4__klip__1/config.json").exists)
-    status, output = finish(benchmark(*grid, "512", extra=other))
+    status, output = finish(benchmark(copy, *grid, extra=other))
     assert (status, output.count("\n")) == (2, 1), output  # a run is under way
     assert "name another folder" in output
     process.terminate()
     finish(process)
 
-    status, output = finish(benchmark(*grid, "512", extra=other))
-    assert status == 0, output
-    assert result(tmp_path / "Hopper-v4__klip__1")["learning_rate"] == 1e-3
-    settings = tmp_path / "settings"
-    held = settings.read_text()
-    assert held == f"--total-timesteps 512 {' '.join(other)}\n"
-    assert settings.stat().st_mode & 0o444 == 0o444  # for other users, too
-    status, output = finish(benchmark(*grid, "512"))
+    assert finish(benchmark(copy, *grid, extra=other))[0] == 0
+    assert result(tmp_path / "Hopper-v4__klip__1")["seconds"] == 0.1
+    held = (tmp_path / "settings").read_text()
+    assert held == f"--total-timesteps 1000000 {' '.join(other)}\n"
+    status, output = finish(benchmark(copy, *grid))
     assert (status, output.count("\n")) == (2, 1)
-    assert "name another folder" in output and settings.read_text() == held
+    assert "name another folder" in output and (tmp_path / "settings").read_text() == held
 
 
-def test_arms_with_values_and_shapes_share_a_folder(tmp_path):
-    grid = ["--out", tmp_path, *HOPPER, "--steps", "512", "--arms"]
-    names = ["kl_fixed=3", "kl_adaptive=0.05", "spo"]
-    status, output = finish(benchmark(*grid, ",".join(names)))
+def test_sets_of_runs_share_a_folder_but_not_two_versions_of_a_script(copy, tmp_path):
+    grid = ["--out", tmp_path, *HOPPER, "--arms"]
+    assert finish(benchmark(copy, *grid, "kl_fixed=3,spo"))[0] == 0
+    assert (tmp_path / "ppo_spo_continuous.py").exists()
+    status, output = finish(benchmark(copy, *grid, "spo=0.3,spo,kl_fixed=3.0,kl_adaptive"))
     assert status == 0, output
-    for name in names:
-        found = result(tmp_path / f"Hopper-v4__{name}__1")
-        expected = {"exp_name": name, **arms.parse(name).settings}
-        assert {key: found[key] for key in expected} == expected
-    assert (tmp_path / "ppo_spo_continuous.py").read_text() == insert.compose("spo")
-
-    made = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/result.json")}
-    status, output = finish(benchmark(*grid, "spo=0.3,spo,kl_fixed=3.0"))
-    assert status == 0, output
-    assert output.count("__1 finished: ") == 1
     assert result(tmp_path / "Hopper-v4__spo=0.3__1")["clip_coef"] == 0.3
-    assert {file: file.stat().st_mtime_ns for file in made} == made  # run once
+    assert set(ended(tmp_path).values()) == {1} and len(ended(tmp_path)) == 4
 
-    with open(tmp_path / "ppo_spo_continuous.py", "a") as script:
-        script.write("# an older rule\n")
-    status, output = finish(benchmark(*grid, "kl_fixed=3,spo"))
+    file = tmp_path / "ppo_spo_continuous.py"
+    file.write_text(f"# other words\n{file.read_text()}")
+    assert finish(benchmark(copy, *grid, "spo"))[0] == 0
+    file.write_text(f"{file.read_text()}\nx = 1\n")
+    status, output = finish(benchmark(copy, *grid, "kl_fixed=3,spo"))
     assert (status, output.count("\n")) == (2, 1), output
-    assert "ppo_spo_continuous.py, which has changed since: name another folder" in output
-    assert "an older rule" in (tmp_path / "ppo_spo_continuous.py").read_text()
+    assert "ppo_spo_continuous.py has changed" in output and "x = 1" in file.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_killed_it_leaves_no_process_and_goes_on_when_started_again(tmp_path, number):
-    grid = ["--out", tmp_path, *HOPPER, "--arms", "clip,klip", "--jobs", "2", "--steps", "25600"]
-    process = benchmark(*grid)
+def test_a_slurm_array_job_does_one_line_of_the_list(copy, tmp_path):
+    spool = tmp_path / "job0001" / "slurm_script"  # where Slurm puts its copy of the job script
+    spool.parent.mkdir()
+    shutil.copy(copy / "benchmark.sh", spool)
+    command = [spool, "--out", tmp_path / "out", *HOPPER, "--arms", "clip=0.1,spo"]
+    env = os.environ | {"PYTHON": sys.executable, "SLURM_SUBMIT_DIR": str(copy)}
+    for task, arm in ((1, "spo"), (0, "clip=0.1")):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=env | {"SLURM_ARRAY_TASK_ID": str(task)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"Hopper-v4__{arm}__1 finished: 1/1 runs finished" in done.stdout
+        assert "report" not in done.stdout.splitlines()  # it is for the end of the whole array
+    env["SLURM_ARRAY_TASK_ID"] = "2"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "0-1" in done.stderr
+
+
+# --- kills
+
+
+def test_interrupted_while_it_checks_it_says_nothing(copy, tmp_path):
+    process = benchmark(copy, "--out", tmp_path / "out", *HOPPER, SLOW_CHECK="3")
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process) == (-signal.SIGINT, "")
+    assert not (tmp_path / "out").exists()
+
+
+KILLS = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", KILLS)
+def test_a_signal_to_it_alone_ends_all_runs_and_it_goes_on_when_started_again(
+    copy, tmp_path, number
+):
+    grid = ["--out", tmp_path, *HOPPER, "--arms", "clip,klip", "--jobs", "2"]
+    process = benchmark(copy, *grid, extra=["--seconds", "100"])
     folders = [tmp_path / f"Hopper-v4__{arm}__1" for arm in ("clip", "klip")]
     wait_for(lambda: all((folder / "config.json").exists() for folder in folders))
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
-    else:
-        process.send_signal(number)
-    status, _ = finish(process)
+    process.send_signal(number)
+    status, output = finish(process)
     assert status == (-9 if number == signal.SIGKILL else 128 + number)
-    if number == signal.SIGKILL:
-        wait_for(lambda: not processes(tmp_path), 20)
-    assert processes(tmp_path) == []
+    wait_for(lambda: not processes(tmp_path), 5)
     assert not any((folder / "result.json").exists() for folder in folders)
-    if number != signal.SIGKILL:
-        return
+    assert output.count("\n") == (1 if number == signal.SIGKILL else 2)
 
     for folder in folders:
         (folder / "left by the first start").touch()
-    status, output = finish(benchmark(*grid))
-    assert status == 0, output
+    assert finish(benchmark(copy, *grid))[0] == 0
+    assert set(ended(tmp_path).values()) == {1}
     for folder in folders:
         assert (folder / "result.json").exists()
         assert not (folder / "left by the first start").exists()
-        assert len(list(folder.glob("events.*"))) == 1
 
 
-def test_two_copies_share_the_work(tmp_path):
-    grid = ["--out", tmp_path, *HOPPER, "--arms", "clip,phi,klip", "--jobs", "1", "--steps", "512"]
-    copies = [benchmark(*grid) for _ in range(2)]
-    outcomes = [finish(copy) for copy in copies]
-    assert [status for status, _ in outcomes] == [0, 0], outcomes
-    for arm in ("clip", "phi", "klip"):
-        lines = [line for _, text in outcomes for line in text.splitlines()]
-        assert sum(line.startswith(f"Hopper-v4__{arm}__1 finished") for line in lines) == 1
-        assert len(list(tmp_path.glob(f"*__{arm}__1/events.*"))) == 1
+def test_what_ignores_the_end_of_its_terminal_runs_on(copy, tmp_path):
+    command = f"nohup ./benchmark.sh --out {tmp_path} --envs Hopper-v4 --seeds 1 --arms clip"
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command} -- --seconds 1"],
+        cwd=copy,
+        env=os.environ | {"PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    wait_for((tmp_path / "Hopper-v4__clip__1/config.json").exists)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and (tmp_path / "Hopper-v4__clip__1/result.json").exists()
 
 
-def test_a_run_held_by_another_copy_is_waited_for(tmp_path):
+def test_three_copies_share_the_work_though_they_are_killed(copy, tmp_path):
+    grid = [
+        "--out",
+        tmp_path,
+        "--envs",
+        "Hopper-v4,HalfCheetah-v4",
+        "--seeds",
+        "1,2",
+        "--jobs",
+        "1",
+    ]
+    extra = ["--seconds", "0.2"]
+    for _ in range(3):
+        copies = [benchmark(copy, *grid, extra=extra) for _ in range(3)]
+        time.sleep(1.5)
+        for process, number in zip(copies, KILLS, strict=False):
+            process.send_signal(number)
+        for process in copies:
+            finish(process)
+    copies = [benchmark(copy, *grid, extra=extra) for _ in range(2)]
+    assert [finish(process)[0] for process in copies] == [0, 0]
+    assert len(ended(tmp_path)) == 20 and set(ended(tmp_path).values()) == {1}
+    wait_for(lambda: not processes(tmp_path), 10)
+
+
+def test_a_run_held_by_another_copy_is_waited_for(copy, tmp_path):
     with open(tmp_path / "Hopper-v4__clip__1.log", "a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        process = benchmark("--out", tmp_path, *HOPPER, "--arms", "clip", "--steps", "512")
-        time.sleep(3)
+        process = benchmark(copy, "--out", tmp_path, *HOPPER, "--arms", "clip")
+        time.sleep(2)
         assert process.poll() is None
         assert not (tmp_path / "Hopper-v4__clip__1").exists()
     status, output = finish(process)  # closing the log gave the lock back
     assert status == 0
     assert "Hopper-v4__clip__1 finished" in output
+
+
+# --- disks
 
 
 @pytest.fixture
@@ -317,15 +458,15 @@ def fill(folder: Path) -> None:
             file.write(bytes(4096))
 
 
-def test_a_full_disk_is_the_reason_given(small_disk):
+def test_a_full_disk_is_the_reason_given(copy, small_disk):
     fill(small_disk)
     grid = ["--out", small_disk / "out", *HOPPER, "--jobs", "1", "--arms", "klip,phi"]
-    status, output = finish(benchmark(*grid, "--steps", "100000"))
-    assert status == 2
+    status, output = finish(benchmark(copy, *grid))
+    assert (status, output.count("\n")) == (2, 1)
     assert output.endswith("cannot be written: No space left on device\n")
 
     (small_disk / "filler").unlink()
-    process = benchmark(*grid, "--steps", "100000")
+    process = benchmark(copy, *grid, extra=["--seconds", "2"])
     wait_for((small_disk / "out/Hopper-v4__klip__1/config.json").exists)
     fill(small_disk)
     status, output = finish(process)
@@ -335,10 +476,10 @@ def test_a_full_disk_is_the_reason_given(small_disk):
     assert "cannot be written: No space left on device" in lines[1]
 
 
-def test_a_deleted_folder_stops_it(tmp_path):
+def test_a_deleted_folder_stops_it(copy, tmp_path):
     out = tmp_path / "out"
-    grid = ["--out", out, *HOPPER, "--jobs", "1", "--arms", "klip,phi", "--steps", "25600"]
-    process = benchmark(*grid)
+    grid = ["--out", out, *HOPPER, "--jobs", "1", "--arms", "klip,phi"]
+    process = benchmark(copy, *grid, extra=["--seconds", "1"])
     wait_for((out / "Hopper-v4__klip__1/config.json").exists)
     shutil.rmtree(out)
     status, output = finish(process)
@@ -346,3 +487,48 @@ def test_a_deleted_folder_stops_it(tmp_path):
     lines = output.splitlines()
     assert len(lines) == 2 and "was deleted" in lines[1], output
     assert processes(out) == [] and not out.exists()
+
+
+# --- verified, and all of it for real
+
+
+def test_verify_says_whether_a_run_ends_in_the_committed_weights(copy):
+    table = copy / "benchmark/results/short/runs.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    row = {"env_id": "Hopper-v4", "arm": "kl_fixed=3", "seed": 7, "weights_sha256": f"{7:064}"}
+    row |= {"steps": 512, "flags": "--seconds 0.1", "code": arms.code_hash(STAND_IN)}
+    expected = {
+        "": (0, "Hopper-v4,kl_fixed=3,7: weights_sha256 0"),
+        "weights_sha256": (1, "is NOT that of"),
+        "code": (2, "has changed since"),
+    }
+    for changed, (code, words) in expected.items():
+        with open(table, "w") as file:
+            writer = csv.DictWriter(file, row)
+            writer.writeheader()
+            writer.writerow(row | ({changed: "f" * 64} if changed else {}))
+        status, output = finish(
+            benchmark(copy, "--verify", "Hopper-v4,kl_fixed=3,7", "--steps", 512)
+        )
+        assert status == code and words in output.splitlines()[-1], output
+    found = result(copy / "runs/verify/Hopper-v4__kl_fixed=3__7")
+    assert (found["kl_coef"], found["total_timesteps"], found["seconds"]) == (3, 512, 0.1)
+
+
+@pytest.mark.slow
+def test_the_real_scripts_are_run_and_reported(tmp_path):
+    tiny = ["--num-steps", "256", "--num-minibatches", "4", "--update-epochs", "1"]
+    grid = ["--out", tmp_path, *HOPPER, "--steps", "512", "--arms"]
+    names = ["clip", "klip", "spo", "kl_quiet=3", "kl_mean_adaptive"]
+    status, output = finish(benchmark(ROOT, *grid, ",".join(names), extra=tiny))
+    assert status == 0, output
+    for name in names:
+        found = result(tmp_path / f"Hopper-v4__{name}__1")
+        expected = {"exp_name": name, **arms.parse(name).settings}
+        assert {key: found[key] for key in expected} == expected
+    assert "Identical in 1 of 1" not in (tmp_path / "results/report.md").read_text()  # no phi
+    with open(tmp_path / "results/runs.csv") as file:
+        rows = {row["arm"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(names)
+    assert rows["clip"]["weights_sha256"] == rows["klip"]["weights_sha256"]
+    assert rows["clip"]["code"] == arms.code_hash(script("clip").read_text())

@@ -149,9 +149,6 @@ class Stub:
     def get_value(self, obs):
         return obs.squeeze(-1)
 
-    def entropy(self):
-        return self.actor_logstd.sum()
-
 
 def gradient_by_action(module, agent, args, actions, advantages) -> torch.Tensor:
     """Gradient [N, 1] of a script's objective with respect to the actions [N, 1]."""
@@ -247,6 +244,7 @@ def test_exact_at_the_boundary_when_compiled(monkeypatch, trap):
     def compiled(module) -> torch.Tensor:
         monkeypatch.setitem(sys.modules, module.__name__, module)  # where the compiler looks
         options = {"cpp_wrapper": True, "cpp.enable_tiling_heuristics": False}  # as the scripts
+        options |= {"cpp.simdlen": 256, "cpp.march": ""}
         how = {"fullgraph": True, "dynamic": False, "options": options}
         function = torch.compile(gradient_by_action, **how)
         with torch._dynamo.config.patch(trace_autograd_ops=True):
@@ -270,10 +268,14 @@ def test_compiled_gradients_with_four_actions(monkeypatch, trap):
     and the two kinds of exp() round apart."""
     if trap and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("seen with AVX2 and AVX512")
-    heuristics = ('"cpp.enable_tiling_heuristics": False', '"cpp.enable_tiling_heuristics": True')
+    own_choice = (
+        ('"cpp.enable_tiling_heuristics": False', '"cpp.enable_tiling_heuristics": True'),
+        ('"cpp.simdlen": 256', '"cpp.simdlen": None'),
+        ('"cpp.march": ""', '"cpp.march": None'),
+    )
     found = []
     for form in ("clip", "phi") if trap else FORMS:
-        module = load(form, heuristics) if trap else MODULES[form]
+        module = load(form, *own_choice) if trap else MODULES[form]
         monkeypatch.setitem(sys.modules, module.__name__, module)  # where the compiler looks
         args = module.Args(compile=True)
         gradient_fn = module.compile_gradient(args)

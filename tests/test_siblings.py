@@ -3,16 +3,13 @@
 import difflib
 import itertools
 import shutil
-import sys
 
 import pytest
 from conftest import FORMS, ROOT, VARIANTS, changed, script, start
-
-sys.path.insert(0, str(ROOT / "shapes"))
 from markers import SCALAR_BETA, shared, with_policy_loss
 
 TEXTS = {variant: script(variant).read_text() for variant in VARIANTS}
-SYNC = ROOT / "shapes" / "sync_siblings.py"
+SYNC = ROOT / "tools" / "sync_siblings.py"
 
 
 def test_the_rest_is_byte_identical():
@@ -63,7 +60,7 @@ def test_sync_changes_nothing_when_nothing_has_changed(copies, variant):
 EDITS = {
     "a default": ("gae_lambda: float = 0.95", "gae_lambda: float = 0.9"),
     "two lines more": ("    norm_adv: bool", "    more: int = 1\n\n    norm_adv: bool"),
-    "a line less": ("    bar.close()\n", ""),
+    "a line less": ("        writer.flush()\n", ""),
     "backslashes": ("class Agent", "X = r'\\1\\g<0>\\'\n\n\nclass Agent"),
 }
 
@@ -100,7 +97,7 @@ def test_sync_refuses_with_one_line_and_writes_nothing(copies, edit):
     assert after == TEXTS | {"clip": changed("clip", edit)}
 
 
-@pytest.mark.parametrize("name", ["ppo_clip.py", "README.md"])
+@pytest.mark.parametrize("name", ["ppo_clip.py", "README.md", "ppo_clip_continuous.py/"])
 def test_sync_wants_one_of_the_four(copies, name):
     done = start([SYNC, name], copies)
     assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -46,7 +46,7 @@ def test_three_forms_one_run(processes, tmp_path, task):
     folder, outputs = processes
     done = outputs[task]
     assert done.returncode == 0, done.stderr
-    assert "arn" not in done.stderr and "settotalmass" not in done.stderr + done.stdout
+    assert done.stderr == "" and "settotalmass" not in done.stdout
     runs = [result(folder / task)]
     for form in ("clip", "phi"):
         small = {"env_id": task, "num_steps": 512, "num_minibatches": 8}
@@ -201,7 +201,7 @@ def test_on_cuda_three_forms_one_run(tmp_path, size, num_envs, how):
         assert "ecompil" not in done.stderr
         assert done.stderr.count("Recording function=") == bool(how)  # one CUDA graph
     runs = [result(tmp_path / folder) for folder in [*FORMS, "again"]]
-    assert runs[0]["device"] == "cuda" and runs[0]["kill_fraction"] > 0.02
+    assert runs[0]["cuda"] and runs[0]["kill_fraction"] > 0.02
     assert len({run["weights_sha256"] for run in runs}) == 1
 
 

@@ -1,4 +1,0 @@
-# No stop-gradient: w A + beta log pi, beta = -w A on the kill set, not detached; an exercise
-# The gradient of a killed sample becomes -w A log pi, not 0.
-beta = torch.where(kill_set, -ratio * advantages, 0.0)
-objective = ratio * advantages + beta * logprob
