@@ -16,9 +16,10 @@ PAGE = Path(__file__).resolve().parent
 ROOT = PAGE.parent
 DOCS = ROOT / "docs"
 SOURCE = PAGE / "source"
-sys.path += [str(ROOT / folder) for folder in ("rules", "tools", "shapes")]
+sys.path += [str(ROOT / folder) for folder in ("rules", "tools")]
 
 import curves
+import evidence
 import insert
 import listing
 import markers
@@ -26,7 +27,18 @@ import slide
 from draw import describe, load, output_folder
 
 FORMS = {"clip": "min", "phi": "Φ", "klip": "β<sub>t</sub>", "kl_scalar": "scalar β"}
-JAVASCRIPT = ("state", "chart", "script", "sample", "predict", "scalar", "compare", "main")
+KEYS = {"clip": "m", "phi": "h", "klip": "b", "kl_scalar": "s"}
+JAVASCRIPT = (
+    "state",
+    "chart",
+    "replay",
+    "script",
+    "sample",
+    "predict",
+    "scalar",
+    "compare",
+    "main",
+)
 
 
 def script_names() -> list[str]:
@@ -101,12 +113,14 @@ def without_comments(block: list[str]) -> list[str]:
 
 
 def aligned_html() -> str:
-    """The four policy losses, stacked."""
+    """The four policy losses, stacked, without their comments."""
     parts = []
-    for key, (name, lines) in enumerate(aligned_blocks().items(), start=1):
-        divs = "".join(listing.code_lines("\n".join(lines)))
+    for name, lines in aligned_blocks().items():
+        divs = "".join(listing.code_lines("\n".join(without_comments(lines))))
         title = f"<b>{FORMS[name]}</b> ppo_{name}_continuous.py"
-        parts.append(f'<div class="form"><p class="form-name"><kbd>{key}</kbd> {title}</p>{divs}')
+        parts.append(
+            f'<div class="form"><p class="form-name"><kbd>{KEYS[name]}</kbd> {title}</p>{divs}'
+        )
         parts.append("</div>\n")
     return "".join(parts)
 
@@ -122,7 +136,7 @@ def rule_options() -> str:
     rules = "".join(option(name) for name in insert.names())
     exercises = "".join(option(name) for name in insert.exercises())
     return (
-        f'<optgroup label="rules of rules/">\n{rules}</optgroup>\n'
+        f'<optgroup label="rules">\n{rules}</optgroup>\n'
         f'<optgroup label="exercises: what breaks">\n{exercises}</optgroup>\n'
     )
 
@@ -140,7 +154,10 @@ def numbers() -> dict:
     """The page's data."""
     scripts = {name: load(script_text(name)) for name in script_names()}
     scalar = scripts.pop("kl_scalar")  # its penalty is no multiple of grad log pi
-    return curves.tables(scripts) | {"cloud": curves.cloud(scripts["klip"], scalar)}
+    replay = json.loads((PAGE / "replay.json").read_text(encoding="utf-8"))
+    del replay["small"]  # for a test
+    cloud = curves.cloud(scripts["klip"], scalar)
+    return curves.tables(scripts) | {"cloud": cloud, "replay": replay}
 
 
 def fill(template: str, parts: dict[str, str]) -> str:
@@ -157,6 +174,7 @@ def build() -> dict[str, str]:
     forms = [(title, without_comments(blocks[name])) for name, title in titles.items()]
     svg = slide.draw(forms, data)
     javascript = [(SOURCE / f"{name}.js").read_text(encoding="utf-8") for name in JAVASCRIPT]
+    checks = json.loads((PAGE / "hashes.json").read_text(encoding="utf-8"))
     parts = file_parts() | {
         "STYLE": (SOURCE / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": "\n".join(javascript),
@@ -166,6 +184,8 @@ def build() -> dict[str, str]:
         "FORM_OPTIONS": form_options(),
         "RULE_OPTIONS": rule_options(),
         "SLIDE": svg,
+        "TERMINALS": evidence.terminals(checks),
+        "LEARNING_CURVES": evidence.learning_curves(ROOT / "benchmark/results/curves.csv"),
     }
     page = fill((SOURCE / "page.html").read_text(encoding="utf-8"), parts)
     return {"index.html": page, "slide.svg": svg}

@@ -14,11 +14,11 @@ from torch.distributions import Normal
 
 EPSILONS = [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
 RATIOS = [round(0.02 * i, 2) for i in range(1, 101)]  # 0.02 to 2
-ADVANTAGES = [0.25 * i for i in range(-6, 7)]  # -1.5 to 1.5
+ADVANTAGES = [round(0.05 * i, 2) for i in range(-30, 31)]  # -1.5 to 1.5
 OLD_LOGPROB = -1.0  # log pi_old of the sample, on which the value of the beta_t form depends
 SCALE = 10_000  # curves are stored as whole numbers of 1 / SCALE
 
-# Part 4: one state, one action dimension, a policy that has moved, and many samples of the old one.
+# Part 5: one state, one action dimension, a policy that has moved, and many samples of the old one.
 NUM_SAMPLES = 60
 BETAS = [0.25 * i for i in range(13)]  # 0 to 3
 OLD_MEAN, OLD_LOGSTD = 0.0, 0.0
@@ -137,7 +137,7 @@ def pushes(
 
 
 def cloud(klip: ModuleType, scalar: ModuleType) -> dict:
-    """Part 4: the pushes of many samples under beta_t and under every scalar beta."""
+    """Part 5: the pushes of many samples under beta_t and under every scalar beta."""
     normal = NormalDist(OLD_MEAN, math.exp(OLD_LOGSTD))
     quantiles = [normal.inv_cdf((i + 0.5) / NUM_SAMPLES) for i in range(NUM_SAMPLES)]
     actions = np.array(quantiles)  # of the old policy, and none of them extreme

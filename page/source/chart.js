@@ -11,11 +11,9 @@ function svgElement(tag, attributes, text = "") {
   return made;
 }
 
-/** An empty chart in an <svg>: x and y are its ranges, ticks the numbers written at the axes. */
-function startChart(svg, { x, y, xTicks, yTicks, xName, yName, bottom = 316 }) {
-  const box = { left: 52, right: 390, top: 40, bottom };
-  svg.setAttribute("viewBox", `0 0 400 ${bottom + 66}`);
-  const chart = {
+/** What maps numbers in the ranges x and y to places in a box, and back. */
+function chartOf(svg, box, x, y) {
+  return {
     svg,
     box,
     toX: (value) => box.left + ((box.right - box.left) * (value - x[0])) / (x[1] - x[0]),
@@ -23,6 +21,13 @@ function startChart(svg, { x, y, xTicks, yTicks, xName, yName, bottom = 316 }) {
     fromX: (place) => x[0] + ((x[1] - x[0]) * (place - box.left)) / (box.right - box.left),
     fromY: (place) => y[0] + ((y[1] - y[0]) * (box.bottom - place)) / (box.bottom - box.top),
   };
+}
+
+/** An empty chart in an <svg>: x and y are its ranges, ticks the numbers written at the axes. */
+function startChart(svg, { x, y, xTicks, yTicks, xName, yName, bottom = 316 }) {
+  const box = { left: 52, right: 390, top: 40, bottom };
+  svg.setAttribute("viewBox", `0 0 400 ${bottom + 66}`);
+  const chart = chartOf(svg, box, x, y);
   svg.replaceChildren();
   const clip = svgElement("clipPath", { id: `${svg.id}-frame` });
   clip.append(

@@ -1,4 +1,4 @@
-// Part 5: two scripts side by side. They share all lines but those of marked regions.
+// Part 7: two scripts side by side. They share all lines but those of marked regions.
 
 /** The lines of a script in groups: equal ones, those of the policy loss and, if asked for, those
  * of a region that only the scalar script has. */
@@ -98,6 +98,9 @@ function markedCopy(line, partner) {
     return element("div", { class: "line missing differs" });
   }
   const copy = copyOf(line);
+  if (partner && partner.textContent === line.textContent) {
+    return copy;
+  }
   copy.classList.add("differs");
   if (!partner || isComment(line)) {
     return copy;
@@ -159,7 +162,10 @@ function appendEqual(box, lines, isFirst, isLast) {
   const button = element("button", { type: "button", class: "equal" });
   button.textContent = `⋯ ${hidden.length} equal lines`;
   button.addEventListener("click", () => {
-    button.replaceWith(...hidden.flatMap(copiesOf));
+    const lines = hidden.flatMap(copiesOf);
+    button.replaceWith(...lines);
+    lines[0].tabIndex = -1; // or a keyboard would have to start again from the top of the page
+    lines[0].focus({ preventScroll: true });
   });
   box.append(button);
   lines.slice(end).forEach(show);
@@ -191,6 +197,7 @@ function drawCompare() {
   }
   box.dataset.pair = pair;
   box.replaceChildren();
+  byId("same").textContent = state.left === state.right ? "One script twice: no line differs." : "";
   const withScalar = pair.includes("kl_scalar");
   const left = groupsOf(state.left, withScalar);
   const right = groupsOf(state.right, withScalar);

@@ -1,4 +1,4 @@
-// Part 3: six samples, of which the reader says what they do before the page does.
+// Part 4: a quiz of one tap. Six samples, one for each region of the plane, in a random order.
 
 const cases = [
   { w: 0.6, A: 1 },
@@ -8,7 +8,7 @@ const cases = [
   { w: 1.1, A: -1 },
   { w: 1.5, A: -1 },
 ];
-const answered = new Map(); // case to { set, push }, as the reader said
+const quiz = { order: [], place: 0, right: 0, said: "" };
 
 function casePlaces(i) {
   return {
@@ -18,78 +18,69 @@ function casePlaces(i) {
   };
 }
 
-/** What is true of a case, by the scripts. */
-function truth(i) {
-  const at = casePlaces(i);
-  return { set: setOf(at), push: String(Math.sign(valueOf("klip", "coefficient", at))) };
+function shuffled(length) {
+  const order = Array.from({ length }, (_, i) => i);
+  for (let i = length - 1; i > 0; i--) {
+    const j = Math.floor(Math.random() * (i + 1));
+    [order[i], order[j]] = [order[j], order[i]];
+  }
+  return order;
+}
+
+function restartQuiz() {
+  Object.assign(quiz, { order: shuffled(cases.length), place: 0, right: 0, said: "" });
 }
 
 function startPredict() {
-  const grid = byId("cases");
-  grid.append(element("span"));
-  for (const title of ["w < 1 − ε", "in the band", "w > 1 + ε"]) {
-    grid.append(element("span", {}, title));
+  restartQuiz();
+  for (const button of all("[data-answer]")) {
+    button.addEventListener("click", () => giveAnswer(button.dataset.answer));
   }
-  cases.forEach((sample, i) => {
-    if (i % 3 === 0) {
-      grid.append(element("span", {}, sample.A > 0 ? "A > 0" : "A < 0"));
-    }
-    const button = element("button", { type: "button", "data-case": i });
-    button.addEventListener("click", () => choose({ case: i }));
-    grid.append(button);
-  });
   byId("next-case").addEventListener("click", () => {
-    choose({ case: (Number(state.case) + 1) % cases.length });
+    if (quiz.place + 1 < cases.length) {
+      Object.assign(quiz, { place: quiz.place + 1, said: "" });
+    } else {
+      restartQuiz();
+    }
+    drawPredict();
   });
-  byId("question").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const given = new FormData(event.target);
-    answered.set(Number(state.case), { set: given.get("set"), push: given.get("push") });
-    draw();
-  });
-  drawers.push(drawPredict);
+  drawPredict();
 }
 
-/** The verdict on an answer, then the truth. */
-function drawAnswer(i) {
-  const said = answered.get(i);
-  const box = byId("answer");
-  if (!said) {
-    box.replaceChildren();
+function giveAnswer(letter) {
+  if (quiz.said) {
     return;
   }
-  const { set, push } = truth(i);
-  const verdict = [];
-  if (said.set) {
-    verdict.push(said.set === set ? "✓ The set is right." : "✗ The set is another.");
+  quiz.said = letter;
+  if (letter === setOf(casePlaces(quiz.order[quiz.place]))) {
+    quiz.right += 1;
   }
-  if (said.push) {
-    verdict.push(said.push === push ? "✓ The gradient is right." : "✗ The gradient is another.");
-  }
-  const name = setNames[set];
-  const why = element("p", {}, element("b", { class: name }, name), ". ");
-  why.append(reason(set, cases[i].A));
-  const sum = element("p", { class: "sum" }, withIndex(sumInWords("klip", casePlaces(i))));
-  box.replaceChildren(element("p", {}, verdict.join(" ")), why, sum);
+  drawPredict();
 }
 
 function drawPredict() {
-  const current = Number(state.case);
-  for (const button of all("#cases button")) {
-    const i = Number(button.dataset.case);
-    const name = answered.has(i) ? setNames[truth(i).set] : "";
-    const sample = `w = ${cases[i].w}`;
-    button.className = name;
-    button.setAttribute("aria-current", i === current);
-    button.replaceChildren(sample, element("b", {}, name || "?"));
-    button.setAttribute("aria-label", `${sample}, A = ${cases[i].A}: ${name || "not answered"}`);
+  const i = quiz.order[quiz.place];
+  const { w, A } = cases[i];
+  const truth = setOf(casePlaces(i));
+  byId("asked").textContent = `w = ${written(w)}, A = ${written(A)}, ε = 0.20`;
+  for (const button of all("[data-answer]")) {
+    const letter = button.dataset.answer;
+    button.classList.toggle("right", Boolean(quiz.said) && letter === truth);
+    button.classList.toggle("wrong", letter === quiz.said && letter !== truth);
+    button.setAttribute("aria-pressed", letter === quiz.said);
   }
-  const { w, A } = cases[current];
-  byId("asked").textContent = `w = ${written(w)}, A = ${written(A)}`;
-  const question = byId("question");
-  if (question.dataset.asks !== state.case) {
-    question.reset();
-    question.dataset.asks = state.case;
+  const isLast = quiz.place + 1 === cases.length;
+  byId("next-case").textContent = isLast ? "Start again" : "Next sample";
+  byId("next-case").disabled = !quiz.said;
+  const answered = quiz.place + (quiz.said ? 1 : 0);
+  byId("score").textContent = `${quiz.right} of ${answered} right, ${cases.length - answered} to go`;
+  if (!quiz.said) {
+    byId("answer").replaceChildren();
+    return;
   }
-  drawAnswer(current);
+  const name = setNames[truth];
+  const verdict = quiz.said === truth ? "✓ Right: " : "✗ No: it is ";
+  const why = element("p", {}, verdict, element("b", { class: name }, name), ". ", reason(truth, A));
+  const sum = element("p", { class: "sum" }, withIndex(sumInWords("klip", casePlaces(i))));
+  byId("answer").replaceChildren(why, sum);
 }

@@ -1,4 +1,4 @@
-// Part 2: one sample in the plane of w and A, and what each form says of it.
+// Part 3: one sample in the plane of w and A, what each form says of it, and the proof.
 
 const titles = { clip: "min", phi: "Φ", klip: "β_t" };
 const notes = {
@@ -57,16 +57,17 @@ function startSample() {
     });
   }
   byId("other").addEventListener("change", (event) => choose({ other: event.target.value }));
-  startDragging(byId("plane"));
+  startDragging(byId("plane"), () => planeFrame);
   drawers.push(drawSample);
 }
 
-function startDragging(svg) {
+/** Let a sample be moved in a chart, whose x is w, or what toRatio makes a w of. */
+function startDragging(svg, frame, toRatio = (x) => x) {
   const moveHere = (event) => {
     const place = new DOMPoint(event.clientX, event.clientY);
     const { x, y } = place.matrixTransform(svg.getScreenCTM().inverse());
-    const chart = planeFrame;
-    const w = data.ratios[nearest(data.ratios, chart.fromX(x))];
+    const chart = frame();
+    const w = data.ratios[nearest(data.ratios, toRatio(chart.fromX(x)))];
     const A = data.advantages[nearest(data.advantages, chart.fromY(y))];
     choose({ w, A });
   };
@@ -106,7 +107,7 @@ function fontSize() {
 
 /** Where a chart's frame ends; a projector has less room, for the numbers stand below. */
 function chartBottom() {
-  return state.projector ? 238 : 316;
+  return state.projector ? 230 : 256;
 }
 
 let planeFrame = null; // the latest chart of the plane, which turns pixels into w and A
@@ -256,12 +257,39 @@ function withIndex(text) {
   return span;
 }
 
+/** The proof in three lines; in "[...]" stand the terms that belong to this sample. */
+function proofInWords(at) {
+  const w = data.ratios[at.w];
+  const A = data.advantages[at.A];
+  const product = rounded(w * A);
+  const c = rounded(valueOf("klip", "coefficient", at));
+  const beta = rounded(c - product);
+  const sign = beta > 0.0005 ? "+" : "−";
+  const turned = A > 0 ? "A > 0, so β_t is negative" : "A < 0, so β_t is positive";
+  const weight = setOf(at) === "k" ? `−w A = ${written(beta)}] (${turned})` : "0], because the sample is not killed";
+  const inside = `${written(product)} ${sign} ${written(Math.abs(beta))}`;
+  return [
+    `This sample’s KL is −log w = [−log ${written(w)} = ${written(-Math.log(w))}].`,
+    `A penalty of weight β_t on it adds β_t log w to w A. Here β_t = [${weight}.`,
+    `The gradient is (w A + β_t) ∇log π = [(${inside}) ∇log π = ${c ? `${written(c)} ∇log π` : "0"}].`,
+  ];
+}
+
+function drawProof(at) {
+  const name = setNames[setOf(at)];
+  const lines = proofInWords(at).map((line, i) => {
+    const [before, lit, after] = line.split(/[[\]]/);
+    const term = element("b", { class: name }, withIndex(lit));
+    return element("li", i === 2 ? { id: "sum" } : {}, withIndex(before), term, withIndex(after));
+  });
+  byId("proof").replaceChildren(...lines);
+}
+
 function drawReading(at) {
   const set = setOf(at);
   const name = setNames[set];
   const reading = byId("reading");
   reading.style.setProperty("--set", `var(--${name})`);
-  const sum = element("p", { class: "sum", id: "sum" }, withIndex(sumInWords("klip", at)));
   const why = element("p", { id: "why" }, element("b", { class: name }, name), ". ");
   why.append(reason(set, data.advantages[at.A]));
   const table = element("table");
@@ -269,7 +297,7 @@ function drawReading(at) {
     const cells = [element("td", {}, withIndex(form)), element("td", {}, withIndex(text))];
     table.append(element("tr", {}, ...cells));
   }
-  reading.replaceChildren(sum, why, table);
+  reading.replaceChildren(why, table);
 }
 
 function drawSample() {
@@ -287,5 +315,6 @@ function drawSample() {
   drawPlane(at);
   drawCurves(byId("objective"), "objective", at, 4);
   drawCurves(byId("coefficient"), "coefficient", at, 3);
+  drawProof(at);
   drawReading(at);
 }

@@ -1,4 +1,4 @@
-// Part 4: the pushes of many samples under no penalty, one per sample, and one for all.
+// Part 5: the pushes of many samples under no penalty, one per sample, and one for all.
 
 function startScalar() {
   const slider = byId("beta");
@@ -20,6 +20,20 @@ function meanPush(pushes) {
   return [sum[0] / pushes.length, sum[1] / pushes.length];
 }
 
+/** From no push to this one; a dot if it is none. */
+function drawArrow(chart, right, up) {
+  const [fromX, fromY] = [chart.toX(0), chart.toY(0)];
+  const [x, y] = [chart.toX(right), chart.toY(up)];
+  const length = Math.hypot(x - fromX, y - fromY);
+  if (length < 2) {
+    chart.svg.append(svgElement("circle", { cx: fromX, cy: fromY, r: 7, class: "mean dot" }));
+    return;
+  }
+  const [dx, dy] = [(12 * (x - fromX)) / length, (12 * (y - fromY)) / length];
+  const head = `M${x - dx - dy * 0.7} ${y - dy + dx * 0.7}L${x} ${y}L${x - dx + dy * 0.7} ${y - dy - dx * 0.7}`;
+  chart.svg.append(svgElement("path", { d: `M${fromX} ${fromY}L${x} ${y}${head}`, class: "mean" }));
+}
+
 function drawCloud(svg, pushes) {
   const chart = startChart(svg, {
     x: [-2.5, 4.5],
@@ -28,18 +42,18 @@ function drawCloud(svg, pushes) {
     yTicks: [-3, 0, 3],
     xName: "push on the mean",
     yName: "push on the spread",
+    bottom: state.projector ? 262 : 270,
   });
   drawAxes(chart);
   for (const letter of "ipk") {
     pushes.forEach(([right, up], i) => {
       if (data.cloud.sets[i] === letter) {
-        drawMark(chart, letter, right, up, 0.8, "small");
+        drawMark(chart, letter, right, up, 1.2, "small");
       }
     });
   }
-  const [right, up] = meanPush(pushes);
-  const diamond = `translate(${chart.toX(right)} ${chart.toY(up)})`;
-  svg.append(svgElement("path", { d: "M0-9L7 0L0 9L-7 0Z", class: "mean", transform: diamond }));
+  const [right, up] = meanPush(pushes.filter((_, i) => data.cloud.sets[i] === "k"));
+  drawArrow(chart, right, up);
   const killed = [...data.cloud.sets].filter((letter) => letter === "k").length;
   const count = countAtZero(pushes, "k");
   svg.setAttribute("aria-label", `${count} of ${killed} killed samples push with nothing`);

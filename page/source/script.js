@@ -1,4 +1,4 @@
-// Part 1: the script, with the block of the form that is chosen.
+// Part 2: the script, with the block of the form that is chosen.
 
 const forms = ["clip", "phi", "klip", "kl_scalar"];
 
@@ -7,18 +7,35 @@ function startScript() {
   byId("slot").append(...all("#all-blocks .block"));
   byId("all-blocks").remove();
   for (const button of all("[data-form]")) {
-    button.addEventListener("click", () => choose({ form: button.dataset.form }));
+    button.addEventListener("click", () => chooseForm(button.dataset.form));
   }
   byId("rule").addEventListener("change", (event) => {
-    choose({ form: event.target.value || "all" });
+    chooseForm(event.target.value || "all");
   });
   byId("whole").addEventListener("click", toggleWhole);
   drawers.push(drawScript);
 }
 
+/** Show a loss, where it can be seen. */
+function chooseForm(form) {
+  choose({ form });
+  showSlot();
+}
+
+/** Turn to part 2, and scroll as far as its marked lines need. */
+function showSlot() {
+  if (state.part !== "2") {
+    showPart("2");
+  }
+  const { top, bottom } = byId("slot").getBoundingClientRect();
+  if (bottom > innerHeight || top < 60) {
+    byId("slot").scrollIntoView({ block: "center" });
+  }
+}
+
 function toggleWhole() {
   choose({ whole: state.whole ? "" : "1" });
-  byId("slot").scrollIntoView({ block: "center" });
+  showSlot();
 }
 
 /** The name under which a form's script is found. */
@@ -26,7 +43,7 @@ function fileName(form) {
   if (forms.includes(form)) {
     return `ppo_${form}_continuous.py`;
   }
-  return `python shapes/insert.py ${form}`;
+  return `python rules/insert.py ${form}`;
 }
 
 /** The lines of the script that is shown, in order. */
@@ -56,8 +73,11 @@ function drawScript() {
   for (const line of all(".only-scalar")) {
     line.hidden = form !== "kl_scalar";
   }
-  for (const fold of all(".fold")) {
-    fold.open = Boolean(state.whole);
+  if (listing.dataset.whole !== state.whole) {
+    listing.dataset.whole = state.whole;
+    for (const fold of all(".fold")) {
+      fold.open = Boolean(state.whole);
+    }
   }
   listing.classList.toggle("numbered", form !== "all");
   listing.classList.toggle("is-rule", form !== "all" && !forms.includes(form));
@@ -72,5 +92,5 @@ function nextRule() {
   const options = Array.from(byId("rule").options, (option) => option.value);
   const place = options.indexOf(byId("rule").value);
   const next = place + 1 < options.length ? place + 1 : 1;
-  choose({ form: options[next] });
+  chooseForm(options[next]);
 }

@@ -6,6 +6,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 
 const defaults = {
   part: "1",
+  epoch: "0",
   form: "all",
   whole: "",
   w: "1.5",
@@ -13,7 +14,6 @@ const defaults = {
   epsilon: "0.2",
   show: "clip,phi,klip",
   other: "",
-  case: "0",
   beta: "1",
   left: "clip",
   right: "klip",
@@ -22,6 +22,7 @@ const defaults = {
 };
 
 const state = { ...defaults };
+let addressTimer = 0;
 const drawers = []; // functions without arguments, which bring a part of the page up to date
 
 function byId(id) {
@@ -56,10 +57,10 @@ function isAllowed(name, value) {
     return rules.includes(value);
   }
   if (name === "part") {
-    return ["1", "2", "3", "4", "5"].includes(value);
+    return ["1", "2", "3", "4", "5", "6", "7"].includes(value);
   }
-  if (name === "case") {
-    return ["0", "1", "2", "3", "4", "5"].includes(value);
+  if (name === "epoch") {
+    return /^\d+$/.test(value) && Number(value) <= lastEpoch;
   }
   if (name === "theme") {
     return ["", "dark", "light"].includes(value);
@@ -87,7 +88,16 @@ function writeAddress() {
     }
   }
   const hash = chosen.toString().replaceAll("%2C", ",");
-  history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  try {
+    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  } catch {
+    // Safari allows 100 in ten seconds; the next change writes what this one could not
+  }
+}
+
+function writeAddressSoon() {
+  clearTimeout(addressTimer);
+  addressTimer = setTimeout(writeAddress, 300);
 }
 
 function draw() {
@@ -101,8 +111,8 @@ function choose(changes) {
   for (const [name, value] of Object.entries(changes)) {
     state[name] = String(value);
   }
-  writeAddress();
   draw();
+  writeAddressSoon();
 }
 
 /** The place in a list of numbers that is nearest to a value. */
