@@ -12,7 +12,7 @@ ARMS = {  # arm of the benchmark: its name, colour and dashes
     "kl_adaptive": ("one β, adapted", "one β, adapted", "var(--in)", "2 4"),
 }
 WIDTH, HEIGHT = 300, 220  # of a panel
-LEFT, RIGHT, TOP, BOTTOM = 48, 290, 34, 190
+LEFT, RIGHT, TOP, BOTTOM = 66, 294, 50, 186
 NUM_POINTS = 50
 
 
@@ -88,7 +88,7 @@ def panel(env_id: str, arms: dict[str, list[tuple[float, list[float]]]]) -> str:
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
         f' aria-label="Return on {escape(env_id)}: {"; ".join(said)}">'
-        f'<text x="{LEFT}" y="20" class="title">{escape(env_id)}</text>'
+        f'<text x="4" y="20" class="title">{escape(env_id)}</text>'
         f'<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}M{LEFT} {y(0)}H{RIGHT}"/>'
         f'<text x="{LEFT - 5}" y="{y(0) + 5}" text-anchor="end">0</text>'
         f'<text x="{LEFT - 5}" y="{y(top_tick) + 5}" text-anchor="end">{top_tick}</text>'
@@ -114,7 +114,7 @@ def learning_curves(path: Path) -> str:
     return (
         f'<div class="curves">\n<div class="panels">\n{panels}</div>\n'
         f'<p class="legend">{legend()}</p>\n'
-        '<p class="small">Return over training. A line is the mean of the seeds, a band reaches from'
+        '<p class="note">Return over training. A line is the mean of the seeds, a band reaches from'
         " the lowest seed to the highest. The curves show two settings of the scalar penalty. They do"
         " not show that no β can do the clip’s work.</p>\n</div>\n"
     )

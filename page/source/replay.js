@@ -64,10 +64,6 @@ function drawReplayFrame(arm) {
     for (let i = 0; i < 3; i++) {
       const letter = setOfRecorded((edges[i] + edges[i + 1]) / 2, last);
       drawRegion(chart, letter, [edges[i], edges[i + 1]], [first, last]);
-      if (i !== 1) {
-        const y = first === 0 ? box.top + size : box.bottom - size * 0.4;
-        drawSetName(chart, letter, chart.toX((edges[i] + edges[i + 1]) / 2), y);
-      }
     }
   }
   drawAxes(chart);
@@ -75,12 +71,17 @@ function drawReplayFrame(arm) {
     const place = { x: chart.toX(Math.log(w)), y: height - size * 0.2, "text-anchor": "middle" };
     svg.append(svgElement("text", place, text));
   }
+  for (const letter of "ipk") {
+    svg.append(svgElement("path", { class: `dots ${setNames[letter]}` }));
+  }
+  for (const [sign, y] of [[1, box.top + size], [-1, box.bottom - size * 0.4]]) {
+    for (const side of [-1, 1]) {
+      drawSetName(chart, sign === side ? "k" : "p", chart.toX(side * 0.85), y);
+    }
+  }
   const signs = [["A > 0", chart.toY(0) - size * 0.4], ["A < 0", chart.toY(0) + size]];
   for (const [text, y] of signs) {
     svg.append(svgElement("text", { x: box.left + 4, y, class: "quiet" }, text));
-  }
-  for (const letter of "ipk") {
-    svg.append(svgElement("path", { class: `dots ${setNames[letter]}` }));
   }
   svg.append(svgElement("g", { class: "chosen" }));
   drawDots(arm);
@@ -132,15 +133,20 @@ function percent(share) {
 function showEpoch(epoch) {
   shownEpoch = epoch;
   const whole = Math.floor(epoch);
-  byId("epoch").value = Math.round(epoch);
+  byId("epoch").value = isPlaying() ? Math.round(epoch) : state.epoch;
   byId("epoch").setAttribute("aria-valuetext", `epoch ${whole} of ${lastEpoch}`);
   byId("epoch-text").textContent = `epoch ${whole} of ${lastEpoch}`;
   for (const tally of all(".tally")) {
     const { kill, largest, weights } = record.arms[tally.dataset.arm];
     const share = element("b", { class: "kill" }, percent(kill[whole]));
-    const rest = ` in the kill set. Largest w: ${largest[whole].toFixed(largest[whole] < 10 ? 1 : 0)}.`;
-    const end = element("span", { class: "hash" }, `Weights after ten epochs: ${weights.slice(0, 8)}`);
-    tally.replaceChildren(share, rest, end);
+    const most = largest[whole].toFixed(largest[whole] < 10 ? 1 : 0);
+    const rest = element("span", {}, `Largest w: ${most}.`);
+    const end = element("span", { class: "hash" }, `Weights at the end: ${weights.slice(0, 8)}`);
+    const name = `${percent(kill[whole])} of the samples in the kill set after epoch ${whole}`;
+    if (tally.dataset.arm !== "klip") {
+      byId(`replay-${tally.dataset.arm}`).setAttribute("aria-label", name);
+    }
+    tally.replaceChildren(share, " in the kill set. ", rest, end);
   }
   arms.forEach(drawDots);
 }
@@ -204,11 +210,14 @@ function drawReplay() {
   const name = element("b", { class: setNames[set] }, setNames[set]);
   byId("hero-sum").replaceChildren(`${where} `, withIndex(sumInWords("klip", at)), " ", name);
   const { klip } = record.arms;
-  byId("replay-note").textContent =
-    `${advantagesDrawn.length} of the ${record.samples} samples of ${record.envId}, iteration ` +
-    `${record.iteration}, seed 1; all three panels start from the same weights. Killed is not frozen: ` +
-    `in the first panel ${percent(klip.further)} of the samples in the kill set moved further out by ` +
-    `the next epoch, because all samples share one network. One rollout is an illustration, not evidence.`;
+  const frozen =
+    `Killed is not frozen: ${percent(klip.further)} of the killed samples moved further out by the next epoch.`;
+  byId("replay-note").replaceChildren(
+    element("b", {}, frozen),
+    element("span", {}, " All samples share one network. The panels show " +
+      `${advantagesDrawn.length} of the ${record.samples} samples of one rollout: ${record.envId}, seed 1, ` +
+      `iteration ${record.iteration}. All start from the same weights. One rollout is an illustration, not evidence.`),
+  );
   const wanted = Number(state.epoch);
   if (isPlaying()) {
     return;

@@ -24,11 +24,14 @@ function chooseForm(form) {
 
 /** Turn to part 2, and scroll as far as its marked lines need. */
 function showSlot() {
-  if (state.part !== "2") {
+  const isCut = () => {
+    const { top, bottom } = byId("slot").getBoundingClientRect();
+    return bottom > innerHeight || top < 60;
+  };
+  if (state.part !== "2" || isCut()) {
     showPart("2");
   }
-  const { top, bottom } = byId("slot").getBoundingClientRect();
-  if (bottom > innerHeight || top < 60) {
+  if (isCut()) {
     byId("slot").scrollIntoView({ block: "center" });
   }
 }
