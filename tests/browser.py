@@ -110,9 +110,12 @@ class Page:
             mobile=is_phone,
         )
 
-    def media(self, kind: str = "", scheme: str = "light") -> None:
-        """Print or screen, light or dark."""
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
+    def media(self, kind: str = "", scheme: str = "light", motion: str = "") -> None:
+        """Print or screen, light or dark, with or without motion."""
+        features = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": motion},
+        ]
         self.call("Emulation.setEmulatedMedia", media=kind, features=features)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
