@@ -222,6 +222,7 @@ function drawReplay() {
   if (isPlaying()) {
     return;
   }
+  byId("epoch").value = wanted; // at once, or a second key would count from the old place
   if (wanted === shownEpoch || prefersStillness()) {
     cancelAnimationFrame(animation);
     showEpoch(wanted);
