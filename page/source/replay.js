@@ -158,7 +158,7 @@ function moveTo(epoch, milliseconds, onEnd = () => {}) {
   const start = performance.now();
   const step = (now) => {
     const done = Math.min(1, Math.max(0, (now - start) / milliseconds));
-    showEpoch(from + (epoch - from) * done);
+    showEpoch(done < 1 ? from + (epoch - from) * done : epoch); // the sum may round below it
     if (done < 1) {
       animation = requestAnimationFrame(step);
     } else {
@@ -222,6 +222,7 @@ function drawReplay() {
   if (isPlaying()) {
     return;
   }
+  byId("epoch").value = wanted; // at once, or a second key would count from the old place
   if (wanted === shownEpoch || prefersStillness()) {
     cancelAnimationFrame(animation);
     showEpoch(wanted);
