@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from importlib.util import find_spec
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -289,12 +291,13 @@ x86_64_linux = pytest.mark.skipif(
 
 def hash_of(folder, arguments: str, emulator: str = "", **choices: str) -> str:
     """The weights of a run of klip, in a process that chooses the kernels."""
-    run_dir = folder / f"{emulator}{choices}".replace("/", "_")
+    cache = tempfile.mkdtemp(dir=folder)
+    run_dir = Path(cache, "run")
     command = [*emulator.split(), os.path.realpath(sys.executable), script("klip")]
     command += ["--env-id", "Hopper-v4", *arguments.split(), "--run-dir", run_dir]
     environment = {k: v for k, v in os.environ.items() if k not in CHOICES} | choices
     environment["PYTHONPATH"] = sysconfig.get_path("purelib")
-    environment["TORCHINDUCTOR_CACHE_DIR"] = f"{run_dir}_cache"
+    environment["TORCHINDUCTOR_CACHE_DIR"] = cache
     subprocess.run(command, env=environment, check=True)
     return result(run_dir)["weights_sha256"]
 

@@ -63,19 +63,20 @@ def gradients(module, agent, batch, **args) -> dict[str, torch.Tensor]:
     return dict(zip(names, torch.autograd.grad(loss, parameters)))
 
 
-def killed(ratio: torch.Tensor, advantages: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """The kill set by its definition, with the boundaries rounded to the ratio's type."""
+def theory(logratio, advantages, epsilon: float = 0.2) -> torch.Tensor:
+    """PPO-Clip's gradient with respect to each log pi by hand, [N]: 0 on the kill set, else A / N w,
+    with the boundaries rounded to the ratio's type."""
+    ratio = logratio.exp()
     low, high = ratio.new_tensor([1 - epsilon, 1 + epsilon])
-    return ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
+    kill = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
+    return torch.where(kill, 0, advantages / len(advantages) * ratio)
 
 
 def derived(agent, batch, epsilon: float = 0.2) -> dict[str, torch.Tensor]:
-    """PPO-Clip's gradient by hand: minus the sum of A / N w grad log pi over all but the kill set,
-    for every parameter of the actor."""
+    """The same for every parameter of the actor, of the loss: minus the sum of theory times grad
+    log pi."""
     logprob = agent.logprob(agent.actor_mean(batch.obs), batch.actions)
-    ratio = (logprob - batch.old_logprob).exp().detach()
-    weight = batch.advantages / len(batch.advantages) * ratio
-    weight[killed(ratio, batch.advantages, epsilon)] = 0
+    weight = theory((logprob - batch.old_logprob).detach(), batch.advantages, epsilon)
     actor = {name: x for name, x in agent.named_parameters() if name.startswith("actor")}
     return dict(zip(actor, torch.autograd.grad(logprob, [*actor.values()], -weight)))
 
@@ -148,14 +149,6 @@ def per_sample(module, logratio, advantages, epsilon=0.2, function=gradient_by_a
     return function(module, module.Args(clip_coef=epsilon), actions, advantages).squeeze(-1)
 
 
-def theory(logratio, advantages, epsilon: float = 0.2) -> torch.Tensor:
-    """A / N w off the kill set and 0 on it, [N]."""
-    ratio = logratio.exp()
-    gradient = advantages / len(advantages) * ratio
-    gradient[killed(ratio, advantages, epsilon)] = 0
-    return gradient
-
-
 def log_of(ratio: np.float32) -> torch.Tensor:
     """A float32 whose exp is exactly `ratio`: near 1 they lie close enough to reach every one."""
     steps = torch.arange(-64, 65) * 2.0**-26
@@ -224,12 +217,9 @@ def test_exact_at_the_boundary_when_compiled(monkeypatch, trap):
 
     def compiled(module) -> torch.Tensor:
         monkeypatch.setitem(sys.modules, module.__name__, module)  # where the compiler looks
-        options = {"cpp_wrapper": True, "cpp.enable_tiling_heuristics": False}  # as the scripts
-        options |= {"cpp.simdlen": 256, "cpp.march": ""}
-        how = {"fullgraph": True, "dynamic": False, "options": options}
-        function = torch.compile(gradient_by_action, **how)
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
-            return per_sample(module, logratio, advantages, function=function)
+        monkeypatch.setattr(module, "compute_gradient", gradient_by_action)
+        function = module.compile_gradient(module.Args(compile=True))  # as the script compiles
+        return per_sample(module, logratio, advantages, function=function)
 
     clip = compiled(load("clip", DOUBLE) if trap else MODULES["clip"])
     halves = (clip != 0) & ~torch.isclose(clip, whole, rtol=1e-6, atol=0)
