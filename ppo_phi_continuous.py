@@ -397,7 +397,7 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
             global_step += args.num_envs
             obs[t] = last_obs
             actions[t] = numpy_policy(state, obs[t]) + noise[t]
-            if not np.isfinite(actions[t]).all():
+            if not np.isfinite(obs[t]).all():
                 raise FloatingPointError(f"{env_id} returned an observation of NaN or infinity")
             for n, env in enumerate(envs):
                 action = actions[t, n].reshape(act_space.shape)
