@@ -22,22 +22,15 @@ import evaluate
 needs_moviepy = pytest.mark.skipif(not find_spec("moviepy"), reason="moviepy is not installed")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A run of two rollouts on Hopper-v4."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    length = ["--env-id", "Hopper-v4", "--total-timesteps", "4096"]
-    done = start([script("kl_scalar"), "--run-dir", folder, *length], folder.parent)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def make_run(folder: Path, env_id: str = "InvertedPendulum-v4", bias: float = 0.0) -> Path:
-    """The files of a finished run of 64 steps whose agent is new, its first bias set."""
+def make_run(
+    folder: Path, env_id: str = "InvertedPendulum-v4", bias: float = 0.0, logstd: float = 0.0
+) -> Path:
+    """The files of a finished run of 64 steps whose agent is new but for the given."""
     env = evaluate.make_env(env_id)
     torch.manual_seed(1)
     agent = evaluate.Agent(env.observation_space.shape[0], math.prod(env.action_space.shape))
     agent.actor_mean[0].bias.data[0] = bias
+    agent.actor_logstd.data[:] = logstd
     weights = b"".join(tensor.numpy().tobytes() for tensor in agent.state_dict().values())
     config = {"env_id": env_id, "seed": 1, "total_timesteps": 100}
     result = {"global_step": 64, "weights_sha256": sha256(weights).hexdigest()}
@@ -68,7 +61,7 @@ def refused(*runs: Path, error=evaluate.ArgumentError, **arguments) -> str:
     return str(raised.value)
 
 
-def numpy_returns(state: dict, mean: np.ndarray, std: np.ndarray) -> list[float]:
+def numpy_returns(state: dict) -> list[float]:
     """Returns of Hopper-v4's mean policy from seeds 7 and 8, written independently."""
     weights = {name: tensor.numpy() for name, tensor in state.items()}
     env = gym.make("Hopper-v4")
@@ -77,7 +70,7 @@ def numpy_returns(state: dict, mean: np.ndarray, std: np.ndarray) -> list[float]
         obs, _ = env.reset(seed=seed)
         total, done = 0.0, False
         while not done:
-            x = ((obs - mean) / std).clip(-10, 10)
+            x = ((obs - weights["obs_mean"]) / weights["obs_std"]).clip(-10, 10)
             for i in (0, 2, 4):
                 x = weights[f"actor_mean.{i}.weight"] @ x + weights[f"actor_mean.{i}.bias"]
                 x = x if i == 4 else np.tanh(x)
@@ -88,31 +81,32 @@ def numpy_returns(state: dict, mean: np.ndarray, std: np.ndarray) -> list[float]
     return returns
 
 
-def test_it_plays_the_mean_action_of_the_saved_network(trained):
-    command = [ROOT / "evaluate.py", trained, "--episodes", "2", "--seed", "7"]
-    done = start(command, trained.parent)
+def test_it_plays_the_mean_action_of_the_saved_network(tmp_path):
+    trained = tmp_path / "run"
+    length = ["--env-id", "Hopper-v4", "--total-timesteps", "4096"]
+    done = start([script("kl_scalar"), "--run-dir", trained, *length], tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = start([ROOT / "evaluate.py", trained, "--episodes", "2", "--seed", "7"], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     found = evaluation(trained)
     state = torch.load(trained / "agent.pt", weights_only=True)["state_dict"]
-    mean, std = state["obs_mean"].numpy(), state["obs_std"].numpy()
-    assert found["returns"] == pytest.approx(numpy_returns(state, mean, std), rel=1e-3)
-    without = numpy_returns(state, np.zeros_like(mean), np.ones_like(mean))
-    assert found["returns"] != pytest.approx(without, rel=0.02)
+    assert found["returns"] == pytest.approx(numpy_returns(state), rel=1e-3)
     result = json.loads((trained / "result.json").read_text())
     assert found["weights_sha256"] == result["weights_sha256"]
     assert found["global_step"] == 4096 and found["finished"]
-    assert found["mean"] == np.mean(found["returns"]) and found["std"] == np.std(found["returns"])
-    score = f"return {found['mean']:.1f} +- {found['std']:.1f} over 2 episodes"
-    assert done.stdout == f"{trained}: {score}\n"
+    mean, std = np.mean(found["returns"]), np.std(found["returns"])
+    assert (found["mean"], found["std"]) == (mean, std)
+    assert done.stdout == f"{trained}: return {mean:.1f} +- {std:.1f} over 2 episodes\n"
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
-def test_same_call_same_numbers_alone_or_with_others(run, tmp_path, stochastic):
+def test_same_call_same_numbers_alone_or_with_others(run, tmp_path, capsys, stochastic):
     other = make_run(tmp_path / "other", bias=0.5)
     play(run, episodes=2, stochastic=stochastic)
     alone = evaluation(run)
     play(other, run, f"{run}/", episodes=2, stochastic=stochastic)
     assert evaluation(run) == alone
+    assert capsys.readouterr().out.count("\n") == 3, "a folder named twice is played twice"
 
 
 def test_samples_differ_from_the_mean_and_follow_the_seed(run, monkeypatch):
@@ -133,6 +127,14 @@ def test_samples_differ_from_the_mean_and_follow_the_seed(run, monkeypatch):
     assert len(set(returns[0])) == 1 and len(set(returns)) == 3
 
 
+def test_samples_have_the_standard_deviation_of_the_policy(tmp_path):
+    quiet = make_run(tmp_path / "quiet", bias=0.5, logstd=-100.0)
+    play(quiet, stochastic=True)
+    sampled = evaluation(quiet)["returns"]
+    play(quiet)
+    assert evaluation(quiet)["returns"] == sampled
+
+
 def test_an_unfinished_run_is_played_and_called_so(run, capsys):
     (run / "result.json").unlink()
     play(run, episodes=1)
@@ -140,28 +142,32 @@ def test_an_unfinished_run_is_played_and_called_so(run, capsys):
     assert not evaluation(run)["finished"]
 
 
-def test_nothing_is_played_before_all_runs_are_checked(run, tmp_path):
-    refused(run, tmp_path / "nothing")
-    assert not (run / "evaluation.json").exists()
+def main(monkeypatch, *arguments) -> None:
+    """`python evaluate.py arguments...`, in this process."""
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, arguments)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    runpy.run_path(str(ROOT / "evaluate.py"), run_name="__main__")
 
 
 @pytest.mark.parametrize(("option", "code"), [("--episodes=0", 2), ("--max-steps=1", 1)])
 def test_an_error_is_one_line_and_an_exit_code(run, capsys, monkeypatch, option, code):
-    monkeypatch.setattr("sys.argv", ["evaluate.py", str(run), option])
-    monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / "evaluate.py"), run_name="__main__")
+        main(monkeypatch, run, option)
     out, err = capsys.readouterr()
     assert stopped.value.code == code and out == "" and err.count("\n") == 1
     assert err.startswith("evaluate.py: error: ") and option.split("=")[0] in err
 
 
-def test_bad_arguments(run, monkeypatch):
+def test_nothing_is_played_before_all_is_checked(run, tmp_path, monkeypatch):
+    assert "nothing: config.json" in refused(run, tmp_path / "nothing")
     assert "--seed" in refused(run, seed=-1)
     assert "--max-steps" in refused(run, max_steps=0)
     assert "run folder" in refused()
     monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
     assert "pip install moviepy" in refused(run, capture_video=True)
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    assert "cannot be written" in refused(run)
+    assert not (run / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("env_id", ["Nope-v0", "no_module:X-v0", "CartPole-v1", "", 3])
@@ -209,11 +215,6 @@ def test_damaged_and_foreign_agents(run, tmp_path, monkeypatch):
     assert "agent.pt cannot be read" in refused(run)
 
 
-def test_a_folder_that_cannot_be_written(run, monkeypatch):
-    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
-    assert "cannot be written" in refused(run)
-
-
 class Own(gym.Env):
     """Raises, never ends, returns NaN or draws nothing, as its argument says."""
 
@@ -228,7 +229,7 @@ class Own(gym.Env):
         return np.zeros(3, np.float32), {}
 
     def step(self, action):
-        assert action.shape == ()
+        assert action.shape == () and action.dtype == np.float32
         if self.what == "raises":
             raise ConnectionResetError("simulator went away")
         reward = np.nan if self.what == "nan" else 1.0
@@ -252,7 +253,7 @@ def test_what_a_task_does(tmp_path, monkeypatch):
     for what in ("raises", "never", "nan", "draws-nothing"):
         own[what] = make_run(tmp_path / what, f"test_evaluate:Own-{what}")
     with pytest.raises(ConnectionResetError):
-        play(own["raises"])
+        main(monkeypatch, own["raises"])
     never = refused(own["never"], max_steps=50, error=evaluate.PlayError)
     assert f"{own['never']}: " in never and "--max-steps 50" in never
     assert "return of nan" in refused(own["nan"], error=evaluate.PlayError)
@@ -265,11 +266,12 @@ def test_what_a_task_does(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_film(run, tmp_path):
     """In a process of its own, without a screen; nothing else is left behind."""
-    drawing = make_run(tmp_path / "own", "test_evaluate:Own-draws")
-    command = [ROOT / "evaluate.py", run, drawing, "--capture-video", "--episodes", "2"]
-    done = start(command, tmp_path, DISPLAY="", PYTHONPATH=str(ROOT / "tests"))
-    if "OpenGL" in done.stderr:
+    evaluate.choose_opengl()
+    if not os.environ.pop("MUJOCO_GL", None):
         pytest.skip("no OpenGL here")
+    drawing = make_run(tmp_path / "own", "test_evaluate:Own-draws")
+    command = [ROOT / "evaluate.py", drawing, run, "--capture-video", "--episodes", "2"]
+    done = start(command, tmp_path, DISPLAY="", PYTHONPATH=str(ROOT / "tests"))
     assert done.returncode == 0, done.stderr
     for folder in (run, drawing):
         names = sorted(path.name for path in (folder / "videos").iterdir())
