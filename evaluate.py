@@ -16,123 +16,130 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, NoReturn
 
 
 def choose_opengl() -> None:
-    """Set MUJOCO_GL to the first backend that works here; leave it unset if none does."""
-    trial = "import mujoco; mujoco.GLContext(8, 8).make_current()"
-    for backend in ("egl", "osmesa", "glfw"):  # the first two need no display
-        environment = os.environ | {"MUJOCO_GL": backend}
-        command = [sys.executable, "-c", trial]
-        if not subprocess.run(
-            command, env=environment, capture_output=True, check=False
-        ).returncode:
-            os.environ["MUJOCO_GL"] = backend
+    """Set MUJOCO_GL to the first backend that works here without a display, if one does."""
+    trial = [sys.executable, "-c", "import mujoco; mujoco.GLContext(8, 8).make_current()"]
+    for backend in ("egl", "osmesa"):
+        os.environ["MUJOCO_GL"] = backend
+        if subprocess.run(trial, capture_output=True, check=False).returncode == 0:
             return
+    del os.environ["MUJOCO_GL"]
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends imports and play in silence
-    if "--capture-video" in sys.argv and "MUJOCO_GL" not in os.environ:
+    if {"--capture-video", "--capture_video"} & {*sys.argv} and "MUJOCO_GL" not in os.environ:
         choose_opengl()  # now, because mujoco reads the variable when it is imported
+
+# first, because it makes NumPy round alike on every processor
+from ppo_klip_continuous import Agent, ArgumentError, make_env, numpy_policy  # isort: skip
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 
-from ppo_klip_continuous import Agent, ArgumentError, make_env
+
+@dataclass
+class Args:
+    runs: tyro.conf.Positional[tuple[str, ...]]  # run folders
+    episodes: int = 10  # episodes to play in each run
+    stochastic: bool = False  # sample actions instead of taking the policy's mean
+    capture_video: bool = False  # also film the episodes, into videos/ in the run folder
+    seed: int = 1_000_000  # of the first episode, then counts up; training starts from small ones
+    max_steps: int = 100_000  # give up on an episode that takes longer
 
 
-class Run(NamedTuple):
-    """A run as its folder holds it."""
-
-    path: str
-    env_id: str
-    agent: Agent
-    weights_sha256: str
-    global_step: int  # of the agent
-    total_timesteps: int
-    finished: bool
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one line and exit: code 2 for bad input, 1 for what went wrong while playing."""
-    print(f"evaluate.py: error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(code)
+class PlayError(Exception):
+    """An episode, its return or its film will not do; the message says of which run."""
 
 
 def read_json(path: str) -> dict:
-    """The JSON object in a file; exits with code 2 if there is none."""
+    """The JSON object in a file; ArgumentError if there is none."""
     try:
         return dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        fail(f"{path} cannot be read: {error}")
+        raise ArgumentError(f"{os.path.basename(path)} cannot be read: {error}") from error
 
 
-def try_env(path: str, env_id: str, **kwargs) -> gym.Env:
-    """The task of a run; exits with code 2 if it cannot be made."""
+def filming_env(env_id: str) -> gym.Env:
+    """A task that draws; ArgumentError if it cannot draw here."""
+    with make_env(env_id) as env:
+        of_gymnasium = ".mujoco." in type(env.unwrapped).__module__
+    camera = {"camera_name": "track"} if of_gymnasium else {}  # it follows the robot
+    env = make_env(env_id, render_mode="rgb_array", **camera)
+    env.reset()
     try:
-        return make_env(env_id, **kwargs)
-    except ArgumentError as error:
-        fail(f"{path}: {error}")
+        if env.render() is None:
+            raise TypeError("render() returned None")
+    except Exception as error:  # OpenGL's and a task's own errors are of any kind
+        env.close()
+        hint = "if MuJoCo lacks OpenGL: apt-get install libegl1 libgl1-mesa-dri, or libosmesa6"
+        raise ArgumentError(f"--capture-video cannot draw {env_id}: {error!r}; {hint}") from error
+    return env
 
 
-def load(path: str) -> Run:
-    """The run in a folder; exits with code 2 if its files are damaged or not of one run."""
+def load(path: str) -> tuple[list[np.ndarray], dict]:
+    """Arrays for numpy_policy, and facts, of the run in a folder; ArgumentError if it is damaged."""
     finished = os.path.exists(f"{path}/result.json")  # before agent.pt, which may change until then
     config = read_json(f"{path}/config.json")
-    env_id = str(config.get("env_id"))
-    env = try_env(path, env_id)
-    agent = Agent(env.observation_space.shape[0], math.prod(env.action_space.shape))
-    env.close()
+    env_id = config.get("env_id")
+    with make_env(env_id) as env:
+        agent = Agent(env.observation_space.shape[0], math.prod(env.action_space.shape))
     try:
         # weights_only: an agent from elsewhere must not be able to run code
         saved = torch.load(f"{path}/agent.pt", map_location="cpu", weights_only=True)
         agent.load_state_dict(saved["state_dict"])
         global_step = int(saved["global_step"])
     except OSError as error:
-        fail(f"{path}/agent.pt cannot be read: {error}")
-    except Exception:  # noqa: BLE001, a damaged file raises nearly anything
-        fail(f"{path}/agent.pt is damaged, of other scripts, or not an agent for {env_id}")
-    state = agent.state_dict().values()
-    if not all(tensor.isfinite().all() for tensor in state):
-        fail(f"{path}/agent.pt holds NaN or infinity")
-    weights_sha256 = sha256(b"".join(tensor.numpy().tobytes() for tensor in state)).hexdigest()
-    if finished:
-        known = config | {"global_step": global_step, "weights_sha256": weights_sha256}
-        if not known.items() <= read_json(f"{path}/result.json").items():
-            fail(f"{path}: config.json, agent.pt and result.json are not those of one run")
+        raise ArgumentError(f"agent.pt cannot be read: {error}") from error
+    except Exception as error:  # a damaged file raises nearly anything
+        raise ArgumentError(f"agent.pt is damaged or not an agent for {env_id}") from error
+    state = [tensor.numpy() for tensor in agent.state_dict().values()]
+    if not np.isfinite(np.concatenate(state, None)).all():
+        raise ArgumentError("agent.pt holds NaN or infinity")
+    weights_sha256 = sha256(b"".join(array.tobytes() for array in state)).hexdigest()
+    known = config | {"global_step": global_step, "weights_sha256": weights_sha256}
+    if finished and not known.items() <= read_json(f"{path}/result.json").items():
+        raise ArgumentError("config.json, agent.pt and result.json are not those of one run")
     if not os.access(path, os.W_OK):
-        fail(f"{path} cannot be written, and evaluation.json goes there")
-    total_timesteps = config.get("total_timesteps")
-    return Run(path, env_id, agent, weights_sha256, global_step, total_timesteps, finished)
+        raise ArgumentError("the folder cannot be written, and evaluation.json goes there")
+    names = ("env_id", "total_timesteps", "global_step", "weights_sha256")
+    return state, {name: known.get(name) for name in names} | {"finished": finished}
 
 
-def filming_env(run: Run) -> gym.Env:
-    """The run's task, which draws; exits with code 2 if it cannot draw here."""
-    env = try_env(run.path, run.env_id)
-    of_gymnasium = ".mujoco." in type(env.unwrapped).__module__
-    env.close()
-    camera = {"camera_name": "track"} if of_gymnasium else {}  # it follows the robot
-    env = try_env(run.path, run.env_id, render_mode="rgb_array", **camera)
-    try:
-        env.reset()
-        frame = env.render()
-    except Exception as error:  # noqa: BLE001, OpenGL's and a task's own errors are of any kind
-        hint = "; MuJoCo draws with OpenGL: apt-get install libegl1 libgl1-mesa-dri, or libosmesa6"
-        fail(f"--capture-video cannot draw {run.env_id}: {error!r}{hint}")
-    if frame is None:
-        fail(f"--capture-video cannot draw {run.env_id}: its render() returns None")
-    return env
+def play(path: str, state: list[np.ndarray], env: gym.Env, args: Args) -> tuple[list, list]:
+    """Undiscounted returns and lengths of episodes that start from seed, seed + 1, and so on."""
+    random.seed(args.seed)  # this and the next for tasks that draw from them
+    np.random.seed(args.seed)
+    generator = np.random.default_rng(args.seed)
+    returns, lengths = [], []
+    for k in range(args.episodes):
+        obs, _ = env.reset(seed=args.seed + k)
+        for _ in range(args.max_steps):
+            action = numpy_policy(state, np.float32(obs))
+            if args.stochastic:
+                action += np.exp(state[0]) * generator.standard_normal(len(action), np.float32)
+            obs, _, terminated, truncated, info = env.step(action.reshape(env.action_space.shape))
+            if terminated or truncated:
+                break
+        else:
+            raise PlayError(f"{path}: an episode did not end within --max-steps {args.max_steps}")
+        returns.append(np.sum(info["episode"]["r"]).item())  # of some tasks an array of one number
+        lengths.append(info["episode"]["l"])
+        if not math.isfinite(returns[-1]):
+            raise PlayError(f"{path}: an episode had a return of {returns[-1]}")
+    return returns, lengths
 
 
 def check_films(folder: str, lengths: list[int]) -> None:
-    """Exit with code 1 if a film lacks frames: moviepy does not notice that its ffmpeg failed."""
+    """PlayError if a film lacks frames: moviepy does not notice that its ffmpeg failed."""
     from imageio_ffmpeg import count_frames_and_secs
 
     for k, length in enumerate(lengths):
@@ -141,116 +148,58 @@ def check_films(folder: str, lengths: list[int]) -> None:
         except (OSError, RuntimeError):
             frames = 0
         if frames < length:  # moviepy may leave out the last of length + 1
-            fail(f"{folder} has {frames} of {length + 1} frames: is the disk full?", 1)
+            raise PlayError(f"{folder}: {frames} of {length + 1} frames: is the disk full?")
 
 
-def play(
-    run: Run, env: gym.Env, episodes: int, seed: int, stochastic: bool, max_steps: int
-) -> tuple[list[float], list[int]]:
-    """Undiscounted return and length of each episode; episode k starts from seed + k.
-
-    Actions are the policy's mean or, if stochastic, samples. Exits with code 1 if an episode does
-    not end within max_steps.
-    """
-    random.seed(seed)  # for tasks that draw from it
-    np.random.seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    std = run.agent.actor_logstd.exp()
-    returns, lengths = [], []
-    for k in range(episodes):
-        obs, _ = env.reset(seed=seed + k)
-        for _ in range(max_steps):
-            row = torch.tensor(np.float32(obs)).reshape(1, -1)
-            action = run.agent.actor_mean(run.agent.normalize(row))[0]
-            if stochastic:
-                action = action + std * torch.randn(std.shape, generator=generator)
-            obs, _, terminated, truncated, info = env.step(
-                action.numpy().reshape(env.action_space.shape)
-            )
-            if terminated or truncated:
-                break
-        else:
-            fail(f"{run.path}: an episode did not end within --max-steps {max_steps}", 1)
-        returns.append(np.sum(info["episode"]["r"]).item())  # of some tasks an array of one number
-        lengths.append(info["episode"]["l"])
-    return returns, lengths
-
-
-@torch.no_grad()
-def evaluate(
-    runs: tyro.conf.Positional[tuple[str, ...]],
-    episodes: int = 10,
-    stochastic: bool = False,
-    capture_video: bool = False,
-    seed: int = 1_000_000,
-    max_steps: int = 100_000,
-) -> None:
-    """Play runs, finished or not; nothing is played before all of them are found in order.
-
-    Args:
-        runs: run folders
-        episodes: episodes to play in each run
-        stochastic: sample actions instead of taking the policy's mean
-        capture_video: also film the episodes, into videos/ in the run folder
-        seed: of the first episode, later ones count up; not one that training starts from
-        max_steps: give up on an episode that takes longer
-    """
-    if not runs:
-        fail("name at least one run folder")
-    if episodes < 1:
-        fail(f"--episodes must be at least 1, not {episodes}")
-    if max_steps < 1:
-        fail(f"--max-steps must be at least 1, not {max_steps}")
-    if not 0 <= seed < 2**31:
-        fail(f"--seed must be in [0, 2^31), not {seed}")
-    if capture_video and not find_spec("moviepy"):
-        fail("--capture-video needs the package moviepy: pip install moviepy")
-    torch.set_num_threads(1)
-    once = {os.path.realpath(path): path for path in runs}
-    loaded = [load(path) for path in once.values()]
-    if capture_video:
-        for run in loaded:
-            filming_env(run).close()
-
-    for run in loaded:
-        films = f"{run.path}/videos.tmp"
-        env = filming_env(run) if capture_video else try_env(run.path, run.env_id)
+def evaluate(args: Args) -> None:
+    """Play runs. ArgumentError before any is played if one of them will not do."""
+    film = args.capture_video
+    rules = {
+        "name at least one run folder": args.runs,
+        "--episodes must be 1 or more": args.episodes > 0,
+        "--max-steps must be 1 or more": args.max_steps > 0,
+        "--seed must be in [0, 2^31)": 0 <= args.seed < 2**31,
+        "--capture-video needs `pip install moviepy`": find_spec("moviepy") or not film,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise ArgumentError(rule)
+    loaded = {}
+    for path in {os.path.realpath(path): path for path in args.runs}.values():  # each folder once
         try:
-            if capture_video:
-                shutil.rmtree(films, ignore_errors=True)
-                env = gym.wrappers.RecordVideo(env, films, episode_trigger=lambda episode: True)
-            returns, lengths = play(run, env, episodes, seed, stochastic, max_steps)
-        finally:
-            env.close()
-        if capture_video:
+            loaded[path] = load(path)
+            if film:
+                filming_env(loaded[path][1]["env_id"]).close()
+        except ArgumentError as error:
+            raise ArgumentError(f"{path}: {error}") from error
+
+    for path, (state, facts) in loaded.items():
+        films = f"{path}/videos.tmp"
+        if film:
+            shutil.rmtree(films, ignore_errors=True)
+            env = gym.wrappers.RecordVideo(filming_env(facts["env_id"]), films, lambda _: True)
+        else:
+            env = make_env(facts["env_id"])
+        with env:
+            returns, lengths = play(path, state, env, args)
+        if film:
             check_films(films, lengths)
-            shutil.rmtree(f"{run.path}/videos", ignore_errors=True)
-            os.replace(films, f"{run.path}/videos")
+            shutil.rmtree(f"{path}/videos", ignore_errors=True)
+            os.replace(films, f"{path}/videos")
         mean, std = np.mean(returns), np.std(returns)
-        if not math.isfinite(mean):
-            fail(f"{run.path}: {run.env_id} gave a return of {mean}", 1)
-        evaluation = {
-            "env_id": run.env_id,
-            "weights_sha256": run.weights_sha256,
-            "global_step": run.global_step,
-            "finished": run.finished,
-            "episodes": episodes,
-            "stochastic": stochastic,
-            "seed": seed,
-            "mean": mean,
-            "std": std,
-            "returns": returns,
-            "lengths": lengths,
-        }
-        draft = Path(f"{run.path}/evaluation.json.tmp")
-        draft.write_text(json.dumps(evaluation, indent=2))
-        os.replace(draft, f"{run.path}/evaluation.json")
-        so_far = f"{run.global_step} of {run.total_timesteps} steps"
-        note = "" if run.finished else f", unfinished: {so_far}"
-        print(
-            f"{run.path}: return {mean:.1f} +- {std:.1f} over {episodes} episodes{note}", flush=True
-        )
+        settings = {"episodes": args.episodes, "stochastic": args.stochastic, "seed": args.seed}
+        scores = {"mean": mean, "std": std, "returns": returns, "lengths": lengths}
+        evaluation = json.dumps(facts | settings | scores, indent=2)
+        Path(f"{path}/evaluation.json.tmp").write_text(evaluation)
+        os.replace(f"{path}/evaluation.json.tmp", f"{path}/evaluation.json")
+        score = f"return {mean:.1f} +- {std:.1f} over {args.episodes} episodes"
+        so_far = f"unfinished: {facts['global_step']} of {facts['total_timesteps']} steps"
+        print(f"{path}: {score}{'' if facts['finished'] else ', ' + so_far}", flush=True)
 
 
 if __name__ == "__main__":
-    tyro.cli(evaluate)
+    try:
+        evaluate(tyro.cli(Args, description=__doc__))
+    except (ArgumentError, PlayError) as error:
+        print(f"evaluate.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ArgumentError) else 1)
