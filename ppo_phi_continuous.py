@@ -1,12 +1,12 @@
-"""PPO for continuous control in one file. Its siblings differ only in marked lines.
+"""PPO for continuous control in one file. Its siblings differ only in the policy loss.
 
     python ppo_clip_continuous.py --env-id Walker2d-v4        # min:     min(w A, clip(w) A)
     python ppo_phi_continuous.py --env-id Walker2d-v4         # Phi:     w A - Phi(w, A)
     python ppo_klip_continuous.py --env-id Walker2d-v4        # beta_t:  w A + beta_t log pi
     python ppo_kl_scalar_continuous.py --env-id Walker2d-v4   # beta:    w A - beta KL(old || new)
 
-w = pi_new(a|s) / pi_old(a|s) is a sample's ratio, A its advantage. The first three losses have the
-same gradient: one seed trains them to the same bits (KLip-PPO, arXiv 2606.23932).
+w = pi_new(a|s) / pi_old(a|s) is the ratio of a sample, A its advantage. The first three losses have
+the same gradient: with one seed they train bit-identical weights (KLip-PPO, arXiv 2606.23932).
 """
 
 # /// script
@@ -40,11 +40,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy acts on a few rows, where more threads only spin
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for a few rows, more threads would only wait
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # one graph needs no pool of compilers
-# One seed, one hash on every x86-64 processor: by default they round matrix products differently.
-os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")  # NumPy's
-os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # PyTorch's; AUTO is faster, with its own hashes
+# Kernels that round alike on every x86-64 processor: one seed gives one hash, unless overridden
+os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")  # for NumPy
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # for PyTorch; AUTO is faster, with other hashes
 
 import gymnasium as gym
 import mujoco
@@ -66,9 +66,9 @@ class Args:
     total_timesteps: int = 1_000_000  # environment steps, rounded down to whole rollouts
     exp_name: str = Path(globals().get("__file__", "notebook")).stem  # part of the folder's name
     run_dir: str | None = None  # run folder, by default runs/{env_id}__{exp_name}__{seed}__{time}
-    torch_deterministic: bool = True  # deterministic algorithms on the GPU; on the CPU always
-    cuda: bool = False  # update on the GPU: untested; equal bits are proven on the CPU
-    compile: bool = False  # compile the update: takes a C++ compiler and some 15 s, then faster
+    torch_deterministic: bool = True  # use deterministic algorithms on the GPU
+    cuda: bool = False  # update on the GPU (untested; bit-equality is checked on the CPU)
+    compile: bool = False  # compile the update: needs a C++ compiler and some 15 s, then faster
     track: bool = False  # mirror the run to Weights & Biases (pip install wandb)
     wandb_project_name: str = "klip-ppo"  # project at Weights & Biases
     wandb_entity: str | None = None  # team at Weights & Biases
@@ -96,7 +96,7 @@ class ArgumentError(ValueError):
 
 
 def mlp(in_dim: int, out_dim: int, out_gain: float, generator: torch.Generator) -> nn.Sequential:
-    """64-64 tanh network: biases 0, weights orthogonal with gain sqrt(2), in the last out_gain."""
+    """64-64 tanh network; orthogonal weights of gain sqrt(2), out_gain in the last; biases 0."""
     first, second, last = nn.Linear(in_dim, 64), nn.Linear(64, 64), nn.Linear(64, out_dim)
     for layer, gain in ((first, 2**0.5), (second, 2**0.5), (last, out_gain)):
         nn.init.orthogonal_(layer.weight, gain, generator)
@@ -131,7 +131,7 @@ class Agent(nn.Module):
 
 
 def numpy_policy(state: list[np.ndarray], obs: np.ndarray) -> np.ndarray:
-    """agent.actor_mean(agent.normalize(obs)) in NumPy: in PyTorch a run would take a third longer."""
+    """agent.actor_mean(agent.normalize(obs)) in NumPy: PyTorch would make a run a third longer."""
     _, obs_mean, obs_std, *_, w1, b1, w2, b2, w3, b3 = state
     x = ((obs - obs_mean) / obs_std).clip(-10, 10)
     x = np.tanh(x @ w1.T + b1)
@@ -149,8 +149,8 @@ def compute_gae(
 ) -> np.ndarray:
     """Advantages by generalised advantage estimation (Schulman et al. 2016, eq. 16).
 
-    Arrays are [num_steps, num_envs]. After a termination nothing follows; a truncation (a time
-    limit) is followed by the value of its last observation. Both end the sum over later steps.
+    Arrays are [num_steps, num_envs]. A termination has no value after it. A truncation (a time
+    limit) bootstraps from the value of its final observation. Neither lets the sum run on.
     """
     next_values = np.where(terminations, 0, next_values)
     deltas = rewards + args.gamma * next_values - values
@@ -164,12 +164,12 @@ def compute_gae(
 
 
 class Batch(NamedTuple):
-    """N samples; "old" marks what the agent that collected them gave."""
+    """N samples; "old" marks outputs of the agent that collected them."""
 
     obs: torch.Tensor  # [N, obs_dim], normalised
     actions: torch.Tensor  # [N, act_dim], as sampled
     old_logprob: torch.Tensor  # [N]
-    old_mean: torch.Tensor  # [N, act_dim], of the policy; with old_logstd for closed-form KLs
+    old_mean: torch.Tensor  # [N, act_dim]; only closed-form KLs read it and old_logstd
     old_logstd: torch.Tensor  # [N, act_dim]
     old_value: torch.Tensor  # [N]
     advantages: torch.Tensor  # [N]
@@ -177,16 +177,16 @@ class Batch(NamedTuple):
 
 
 def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict]:
-    """Loss [] of a minibatch, and scalars [] to log by name."""
+    """The loss [] of a minibatch, and the scalars [] to log, by name."""
     mean = agent.actor_mean(batch.obs)
     logprob = agent.logprob(mean, batch.actions)
     logratio = logprob - batch.old_logprob
     ratio = logratio.exp()  # w
-    # clip(w), with gradient 1 in the band and on its edges; ratio.clamp has 0 there since torch 2.14
+    # clip(w), gradient 1 in the band and on its edges, where ratio.clamp has 0 from torch 2.14 on
     nearest = ratio.detach().clamp(1 - args.clip_coef, 1 + args.clip_coef)
     clipped_ratio = torch.where(ratio == nearest, ratio, nearest)
-    # A / N, for a sum: averaging at the end would round the forms apart. In float64, for products
-    # that are exact: outside the band w A and clip(w) A could else round to a tie, and min halve it.
+    # A / N, to be summed: dividing after the sum would round differently in each form. In float64
+    # products are exact: in float32 they could tie outside the band, and min halve a gradient.
     adv_over_n = (batch.advantages / len(batch.advantages)).double()
     excess = (ratio - clipped_ratio).detach() * adv_over_n
     kill_set = excess > 0  # w > 1 + epsilon and A > 0, or w < 1 - epsilon and A < 0
@@ -198,7 +198,7 @@ def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict
     phi = torch.where(kill_set, (ratio - clipped_ratio) * adv_over_n, 0.0)
     objective = ratio * adv_over_n - phi
     # --- end of policy loss ---
-    policy_loss = -objective.sum()
+    policy_loss = -objective.sum()  # between forms equal in gradient, not in value
 
     value = agent.get_value(batch.obs)
     squared_error = (value - batch.returns) ** 2
@@ -208,7 +208,7 @@ def ppo_loss(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tensor, dict
         squared_error = torch.max(squared_error, clipped_error)
     value_loss = 0.5 * squared_error.mean()
 
-    entropy = (agent.actor_logstd + 0.5 * math.log(2 * math.pi * math.e)).sum()  # of any state
+    entropy = (agent.actor_logstd + 0.5 * math.log(2 * math.pi * math.e)).sum()  # of every state
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy
     metrics = {
         "losses/policy_loss": policy_loss,
@@ -231,11 +231,11 @@ def compute_gradient(agent: Agent, args: Args, batch: Batch) -> tuple[torch.Tens
 
 
 def compile_gradient(args: Args) -> Callable:
-    """compute_gradient, compiled at its first call; on the GPU a CUDA graph of the same kernels."""
+    """compute_gradient, compiled at its first call; on the GPU recorded as a CUDA graph."""
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
     options = {
         "cpp_wrapper": True,
-        "cpp.enable_tiling_heuristics": False,  # else exp() is vectorised in some forms only
+        "cpp.enable_tiling_heuristics": False,  # else only some forms vectorise exp()
         "cpp.simdlen": 256,  # this and the next: the same code for every x86-64 processor
         "cpp.march": "",
     }
@@ -259,13 +259,13 @@ class Adam:
         self.exp_avg.lerp_(grad, 1 - 0.9)
         self.exp_avg_sq.lerp_(grad * grad, 1 - 0.999)
         square = self.exp_avg_sq / (1 - 0.999**self.step_count)
-        std = square.rsqrt().reciprocal() + 1e-5  # sqrt() would round by the kind of processor
+        std = square.rsqrt().reciprocal() + 1e-5  # torch.sqrt rounds by processor
         self.weights.addcdiv_(self.exp_avg, std, value=-lr / (1 - 0.9**self.step_count))
 
 
 def make_env(env_id: str, **kwargs) -> gym.Env:
-    """A task with flat observations [obs_dim], whose actions are clipped; ArgumentError if none."""
-    # HalfCheetah's own file makes MuJoCo warn of settotalmass
+    """Make a task: flat observations [obs_dim], clipped actions. ArgumentError if unfit."""
+    # prints MuJoCo's warnings, but not the one that HalfCheetah's own file causes
     mujoco.set_mju_user_warning(lambda text: "settotalmass" in text or print(text, file=sys.stderr))
     try:
         env = gym.wrappers.FlattenObservation(gym.make(env_id, **kwargs))
@@ -347,7 +347,7 @@ def train(args: Args) -> dict:
 
 
 def train_in(envs: list[gym.Env], args: Args) -> dict:
-    """The whole of PPO: act, advantages, epochs of minibatches, log."""
+    """The whole of PPO: act, compute advantages, update on minibatches, log."""
     env_id = envs[0].spec.id  # with its version, which --env-id may leave out
     batch_size = args.num_envs * args.num_steps
     num_iterations = args.total_timesteps // batch_size
@@ -369,7 +369,7 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
     obs_rms = RunningMeanStd(epsilon=0, shape=obs_dim)
     return_rms = RunningMeanStd(epsilon=0)
     shape = (args.num_steps, args.num_envs)  # of a rollout, overwritten by the next
-    obs, next_obs = np.zeros((2, *shape, obs_dim), np.float32)  # next: after the step, before reset
+    obs, next_obs = np.zeros((2, *shape, obs_dim), np.float32)  # next: before a reset
     actions = np.zeros((*shape, act_dim), np.float32)  # as sampled, not clipped
     rewards, discounted_returns = np.zeros((2, *shape))  # returns of the episode so far
     terminations, dones = np.zeros((2, *shape), bool)  # done: terminated or truncated
@@ -390,7 +390,7 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
             lr *= 1 - (iteration - 1) / num_iterations
 
         # --- act ---
-        state = [tensor.cpu().numpy() for tensor in agent.state_dict().values()]
+        state = [tensor.cpu().numpy() for tensor in agent.state_dict().values()]  # logstd first
         noise = torch.randn(actions.shape, generator=generator).numpy() * np.exp(state[0])
         episodes = []
         for t in range(args.num_steps):
@@ -424,7 +424,7 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
         values = old_value.cpu().numpy().reshape(shape)
         next_values = next_value.cpu().numpy().reshape(shape)
 
-        # --- advantages, of rewards over the std of discounted returns, as NormalizeReward does ---
+        # --- advantages, of rewards scaled as by NormalizeReward, but once per rollout ---
         return_rms.update(discounted_returns.ravel())
         scaled_rewards = (rewards / np.sqrt(return_rms.var + 1e-8)).clip(-10, 10)
         advantages = compute_gae(scaled_rewards, values, next_values, terminations, dones, args)
@@ -463,7 +463,7 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
             new_policy = Normal(new_mean, agent.actor_logstd.exp())
             kl = kl_divergence(old_policy, new_policy).sum(-1).mean().item()
             ratio = (agent.logprob(new_mean, b_actions) - old_logprob).exp()
-        obs_rms.update(np.float64(obs.reshape(batch_size, obs_dim)))  # last: the update had the old
+        obs_rms.update(np.float64(obs.reshape(batch_size, obs_dim)))  # for the next rollout
         agent.obs_mean.copy_(torch.tensor(obs_rms.mean))
         agent.obs_std.copy_(torch.tensor(np.sqrt(obs_rms.var + 1e-8)))
 
@@ -484,7 +484,7 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
         writer.flush()
         kill_fractions.append(log["partition/kill"])
         final_returns += [ep["r"] for ep in episodes if ep["ended_at"] > 0.9 * total_steps]
-        if iteration * 10 % num_iterations < 10:  # ten times a run
+        if iteration * 10 % num_iterations < 10:  # ten times a run, and at its end
             saved = {"global_step": global_step, "state_dict": agent.state_dict()}
             torch.save(saved, f"{run_dir}/agent.pt.tmp")
             os.replace(f"{run_dir}/agent.pt.tmp", f"{run_dir}/agent.pt")  # never half an agent
@@ -512,7 +512,7 @@ def train_in(envs: list[gym.Env], args: Args) -> dict:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run in silence
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run without a traceback
     try:
         train(tyro.cli(Args, description=__doc__))
     except (ArgumentError, FloatingPointError) as error:
