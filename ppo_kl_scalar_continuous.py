@@ -296,7 +296,7 @@ def check(args: Args) -> None:
     rules = {
         "--num-envs, --num-steps, --num-minibatches, --update-epochs must be 1 or more": whole > 0,
         f"--num-minibatches must divide {rollout}": batch_size % (args.num_minibatches or 1) == 0,
-        f"--total-timesteps must be at least {rollout}": args.total_timesteps >= batch_size,
+        f"--total-timesteps must be >= {rollout} >= 2": args.total_timesteps >= batch_size >= 2,
         "--seed must be in [0, 2^31)": 0 <= args.seed < 2**31,
         "--learning-rate must be positive": args.learning_rate > 0,
         "--gamma must be in [0, 1]": 0 <= args.gamma <= 1,
