@@ -38,7 +38,7 @@ BAD = {
     "--num-minibatches 0": "1 or more",
     "--total-timesteps 63": "64",
     "--num-steps 0": "1 or more",
-    "--num-steps 1 --num-minibatches 1": ">= 2",
+    "--total-timesteps 9 --num-steps 1 --num-minibatches 1": ">= 2",
     "--num-envs 0": "1 or more",
     "--update-epochs 0": "1 or more",
     "--seed -1": "[0, 2^31)",
