@@ -4,7 +4,7 @@
     python evaluate.py runs/Hopper-v4__* --episodes 100 --stochastic
     python evaluate.py runs/Walker2d-v4__* --capture-video --episodes 1
 
-Prints one line a run and writes evaluation.json (and videos/*.mp4) into its folder. The same call
+Prints one line per run and writes evaluation.json (and videos/*.mp4) into its folder. The same call
 gives the same numbers, whichever other runs are in it.
 """
 
