@@ -66,7 +66,7 @@ PACKAGES = ["torch", "gymnasium", "mujoco", "tyro", "tensorboard", "pandas", "sc
 SET_HERE = {"--env-id", "--seed", "--total-timesteps", "--exp-name", "--run-dir"}
 SET_HERE |= {"--clip-coef", "--kl-coef", "--kl-target"}  # by the arm
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RESULTS = arms.ROOT / "benchmark" / "results"
+RESULTS = arms.ROOT / "benchmark/results/runs.csv"
 # Leads the process group of all runs. Its standard input closes when this program ends, whichever
 # way, kill -9 included; then it ends the group, unless all was done.
 KEEPER = """
@@ -92,9 +92,6 @@ def say(text: str) -> None:
         print(text, flush=True)
     except OSError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open until the end
-
-
-# --- which runs
 
 
 class Run:
@@ -138,9 +135,6 @@ def grid(args: argparse.Namespace) -> list[Run]:
     if int(task) >= len(runs):
         fail(f"--array must lie within 0-{len(runs) - 1}")
     return [runs[int(task)]]
-
-
-# --- what must hold before they start
 
 
 def load(arm: arms.Arm) -> ModuleType:
@@ -219,9 +213,6 @@ def write_scripts(runs: list[Run], unused: bool) -> None:
         draft = file.with_suffix(f".{os.uname().nodename}.{os.getpid()}")
         draft.write_text(source, encoding="utf-8")
         draft.rename(file)
-
-
-# --- their supervision
 
 
 class Grid:
@@ -336,20 +327,15 @@ class Grid:
         return self.failed
 
 
-# --- a committed run again
-
-
 def verify(cell: str, args: argparse.Namespace) -> int:
     """Train a run of benchmark/results anew; 0 if it ends in the weights of its row, else 1."""
     wanted = [*cell.split(","), str(args.steps)]
-    rows = []
-    for file in sorted(RESULTS.rglob("runs.csv")):
-        with open(file, encoding="utf-8") as table:
-            rows += list(csv.DictReader(table))
     key = ("env_id", "arm", "seed", "steps")
-    row = next((row for row in rows if [row[name] for name in key] == wanted), None)
-    if row is None:
+    with open(RESULTS, encoding="utf-8") as table:
+        found = [row for row in csv.DictReader(table) if [row[name] for name in key] == wanted]
+    if not found:
         fail(f"--verify: benchmark/results has no run {cell} of {args.steps} steps")
+    (row,) = found
     arm = arms.parse(row["arm"])
     flags = ["--total-timesteps", row["steps"], *shlex.split(row["flags"])]
     out = Path("runs/verify")
@@ -361,13 +347,10 @@ def verify(cell: str, args: argparse.Namespace) -> int:
     shutil.rmtree(run.folder, ignore_errors=True)
     if subprocess.call(run.command, stdout=sys.stderr):
         return 1
-    found = json.loads((run.folder / "result.json").read_text())["weights_sha256"]
-    same = found == row["weights_sha256"]
-    say(f"{cell}: weights_sha256 {found} is {'' if same else 'NOT '}that of benchmark/results")
+    weights = json.loads((run.folder / "result.json").read_text())["weights_sha256"]
+    same = weights == row["weights_sha256"]
+    say(f"{cell}: weights_sha256 {weights} is {'' if same else 'NOT '}that of benchmark/results")
     return 0 if same else 1
-
-
-# --- the command line
 
 
 class Parser(argparse.ArgumentParser):
