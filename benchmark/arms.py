@@ -62,12 +62,6 @@ class Arm:
             return insert.compose(self.block)
         return (ROOT / self.script).read_text(encoding="utf-8")
 
-    @property
-    def rank(self) -> tuple:
-        """Sorts the paper's arms first, then the others by name, and each by its value."""
-        place = PAPER.index(self.base) if self.base in PAPER else len(PAPER)
-        return (place, self.base, self.value)
-
 
 def names() -> dict[str, tuple[Kind, str]]:
     """Every NAME, with what its VALUE sets and the middle part of its script's file name."""

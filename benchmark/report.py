@@ -48,12 +48,9 @@ def number(value: float, digits: int = 0) -> str:
     return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
-def interval(estimate: stats.Estimate) -> str:
+def interval(value: float, low: float, high: float) -> str:
     """A number and its 95 % interval."""
-    text = number(estimate.value)
-    if not np.isnan(estimate.low):
-        text += f" ({number(estimate.low)} to {number(estimate.high)})"
-    return text
+    return number(value) + ("" if np.isnan(low) else f" ({number(low)} to {number(high)})")
 
 
 def mean_std(x: np.ndarray) -> str:
@@ -108,7 +105,8 @@ class Data:
         self.runs = self.runs.join(kl.clip(lower=1e-30), on=runs.KEY)  # log is taken of it
         found = self.runs.env_id.unique()
         self.tasks = sorted(found, key=[*TASKS, *found].index)  # the paper's first
-        self.arms = sorted(self.runs.arm.unique(), key=lambda arm: arms.parse(arm).rank)
+        by_value = {arm: (arms.parse(arm).base, arms.parse(arm).value) for arm in self.runs.arm}
+        self.arms = sorted(by_value, key=by_value.get)
 
     def cell(self, task: str, arm: str, seeds=None) -> pd.DataFrame:
         """The runs of an arm on a task; without `seeds` all but the tuning seeds."""
@@ -177,7 +175,7 @@ def primary(data: Data) -> str:
     rows = []
     for ((task, arm), (ours, clip)), *both in zip(pairs.items(), p, stats.holm(p), strict=True):
         row = [task, label(arm), f"{len(ours)}, {len(clip)}", mean_std(ours), mean_std(clip)]
-        row += [interval(stats.difference(ours, clip)), *(f"{value:.2g}" for value in both)]
+        row += [interval(*stats.difference(ours, clip)), *(f"{value:.2g}" for value in both)]
         rows.append(row)
     head = "task | baseline | runs | its return | the clip's | difference (95 % interval) | p"
     full = sum(min(map(len, pair)) == len(SEEDS) for pair in pairs.values())
@@ -267,7 +265,7 @@ def tuning(data: Data) -> str:
             row = [task, label(arm), ", ".join(map(number, x))]
             row += [number(x.mean()) + " ◀" * ((task, arm) in best)]
             row += [geometric(data.cell(task, arm, TUNING_SEEDS).kl), mean_std(judged)]
-            rows.append([*row, interval(stats.difference(judged, clip)) if less else "–"])
+            rows.append([*row, interval(*stats.difference(judged, clip)) if less else "–"])
     text = """Seeds 11 and 12 choose (◀) and count for nothing else. A sweep of ε moves the clip of the
 value loss, too: both are --clip-coef."""
     head = "task | arm | tuning seeds | mean | KL | seeds 1 to 10 | less the clip (95 % interval)"

@@ -122,8 +122,10 @@ def grid(args: argparse.Namespace) -> list[Run]:
         fail(f"--arms: {error}")
     try:
         seeds = dict.fromkeys(map(int, args.seeds.split(",")))
+        if min(seeds) < 0:  # the scripts are asked about the highest only
+            raise ValueError
     except ValueError:
-        fail(f"--seeds must be whole numbers with commas between them, not {args.seeds!r}")
+        fail(f"--seeds must be 0 or more, with commas between them, not {args.seeds!r}")
     env_ids = dict.fromkeys(args.envs.split(","))
     runs = [
         Run(arm, env_id, seed, args.out, args.flags)
@@ -317,11 +319,13 @@ class Grid:
                 if process.poll() is not None:
                     self.end(process)
             for run in list(self.waiting):
+                if len(self.running) == self.jobs:
+                    break
                 if run.is_finished():
                     self.waiting.remove(run)
-                elif len(self.running) < self.jobs:
+                else:
                     self.start(run)
-            time.sleep(0.1)
+            time.sleep(0.2)
         self.keeper.communicate(b"done")
         say(self.progress())
         return self.failed
@@ -403,9 +407,8 @@ def write_report(out: Path) -> int:
     """Gather the finished runs and write the report on them; 0 if that went well."""
     results = str(out / "results")
     gather = [sys.executable, "benchmark/runs.py", str(out), results]
-    return subprocess.call(gather) or subprocess.call(
-        [sys.executable, "benchmark/report.py", results]
-    )
+    write = [sys.executable, "benchmark/report.py", results]
+    return subprocess.call(gather) or subprocess.call(write)
 
 
 def main(argv: list[str]) -> int:

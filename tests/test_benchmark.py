@@ -54,7 +54,9 @@ def check(args):
 def make_env(env_id, **kwargs):
     if env_id not in ("Hopper-v4", "Broken-v0", "HalfCheetah-v4"):
         raise ValueError(f"--env-id {env_id!r} cannot be made")
-    time.sleep(float(os.environ.get("SLOW_CHECK", 0)))
+    if "MARK_CHECK" in os.environ:
+        open(os.environ["MARK_CHECK"], "x").close()
+        time.sleep(30)
     return SimpleNamespace(close=lambda: None)
 
 
@@ -101,10 +103,12 @@ def copy(tmp_path_factory):
     return folder
 
 
-def benchmark(folder: Path, *flags, extra: list[str] = (), **environment) -> subprocess.Popen:
+def benchmark(
+    folder: Path, *flags, extra: list[str] = (), program="./benchmark.sh", **environment
+) -> subprocess.Popen:
     """Start benchmark.sh of a folder in its own session, with flags and those for the scripts."""
     return subprocess.Popen(
-        ["./benchmark.sh", *map(str, flags), *(["--", *extra] if extra else [])],
+        [program, *map(str, flags), *(["--", *extra] if extra else [])],
         cwd=folder,
         env=os.environ | {"PYTHON": sys.executable} | environment,
         stdout=subprocess.PIPE,
@@ -234,6 +238,7 @@ def test_the_hash_of_code_leaves_words_out_and_sees_all_else():
         (["--steps", "many"], [], "--steps"),
         (["--jobs", "0"], [], "--jobs"),
         (["--seeds", "1,"], [], "--seeds"),
+        (["--seeds=-1,1"], [], "--seeds"),
         (["--envs", "--list"], [], "--envs"),
         (["--arms", "clip,pho"], [], "--arms: pho"),
         (["--fast"], [], "--fast"),
@@ -317,31 +322,26 @@ def test_a_slurm_array_job_does_one_line_of_the_list(copy, tmp_path):
     spool = tmp_path / "job0001" / "slurm_script"  # where Slurm puts its copy of the job script
     spool.parent.mkdir()
     shutil.copy(copy / "benchmark.sh", spool)
-    command = [spool, "--out", tmp_path / "out", *HOPPER, "--arms", "clip=0.1,spo"]
-    env = os.environ | {"PYTHON": sys.executable, "SLURM_SUBMIT_DIR": str(copy)}
-    for task, arm in ((1, "spo"), (0, "clip=0.1")):
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=env | {"SLURM_ARRAY_TASK_ID": str(task)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"Hopper-v4__{arm}__1 finished: 1/1 runs finished" in done.stdout
-        assert "report" not in done.stdout.splitlines()  # it is for the end of the whole array
-    env["SLURM_ARRAY_TASK_ID"] = "2"
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "0-1" in done.stderr
+    grid = ["--out", tmp_path / "out", *HOPPER, "--arms", "clip=0.1,spo"]
+    for task, arm in ((1, "spo"), (0, "clip=0.1"), (2, None)):
+        environment = {"SLURM_SUBMIT_DIR": str(copy), "SLURM_ARRAY_TASK_ID": str(task)}
+        process = benchmark(tmp_path, *grid, program=spool, **environment)
+        status, output = finish(process)
+        if arm is None:
+            assert (status, output.count("\n")) == (2, 1) and "0-1" in output
+        else:
+            assert status == 0, output
+            assert f"Hopper-v4__{arm}__1 finished: 1/1 runs finished" in output
+            assert "report" not in output.splitlines()  # it is for the end of the whole array
 
 
 # --- kills
 
 
 def test_interrupted_while_it_checks_it_says_nothing(copy, tmp_path):
-    process = benchmark(copy, "--out", tmp_path / "out", *HOPPER, SLOW_CHECK="3")
-    time.sleep(1)
+    mark = tmp_path / "checking"
+    process = benchmark(copy, "--out", tmp_path / "out", *HOPPER, MARK_CHECK=str(mark))
+    wait_for(mark.exists)
     os.killpg(process.pid, signal.SIGINT)
     assert finish(process) == (-signal.SIGINT, "")
     assert not (tmp_path / "out").exists()
