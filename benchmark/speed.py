@@ -5,8 +5,8 @@
 
 Every row is trained several times, in turn with the others, one thread each; the table has the
 medians, standard error a line per run. *Whole* is the process from start to end, imports and, from an
-empty cache, compilation included; *steady* begins with the third iteration. Memory is the process's
-and its children's together, looked at ten times a second.
+empty cache, compilation included; *steady* begins with the third iteration. All programs write a log.
+Memory is the process's and its children's together, looked at ten times a second.
 """
 
 import importlib.util

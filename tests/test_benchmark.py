@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import arms
-import insert
 import pytest
 from conftest import ROOT, VARIANTS, load, result, script
 
@@ -192,14 +191,7 @@ def test_list_ends_in_silence_when_its_reader_has_enough():
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
-MECHANISM = [
-    name + adaptive
-    for name in insert.mechanism()
-    for adaptive in (["", "_adaptive"] if name.startswith("kl_") else [""])
-]
-
-
-@pytest.mark.parametrize("text", [*arms.PAPER, *insert.names(), *MECHANISM])
+@pytest.mark.parametrize("text", arms.names())
 def test_an_arm_without_a_value_has_that_of_its_script(text):
     arm = arms.parse(text)
     scalar = arm.settings.keys() & {"kl_coef"}
