@@ -52,12 +52,14 @@ def draw_tuning(data, tasks: list[str], seeds: tuple, file: Path) -> None:
     figure, axes = panels(tasks, "return", "setting / its default")
     for task, axis in axes.items():
         for base, color in COLORS.items():
-            names = [arm for arm in data.arms if arms.parse(arm).base == base]
-            points = [(arms.parse(arm).value, data.returns(task, arm, seeds)) for arm in names]
-            points = [(value, x) for value, x in sorted(points, key=lambda p: p[0]) if len(x)]
-            settings = np.array([value for value, _ in points]) / arms.FAMILIES[base].default
-            means = [x.mean() for _, x in points]
-            axis.plot(settings, means, "o-", color=color, label=arms.FAMILIES[base].label)
+            means = {
+                arms.parse(arm).value: data.returns(task, arm, seeds).mean()
+                for arm in data.arms
+                if arms.parse(arm).base == base and len(data.returns(task, arm, seeds))
+            }
+            default = arms.parse(base)
+            settings = np.array(list(means)) / default.value
+            axis.plot(settings, means.values(), "o-", color=color, label=default.label)
         axis.set_xscale("log")
     save(figure, file)
 

@@ -13,6 +13,7 @@ import arms
 import figures
 import numpy as np
 import pandas as pd
+import runs
 import stats
 
 PAPER = Path(__file__).resolve().parent / "paper"
@@ -47,12 +48,9 @@ def number(value: float, digits: int = 0) -> str:
     return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
-def interval(estimate: stats.Estimate) -> str:
+def interval(value: float, low: float, high: float) -> str:
     """A number and its 95 % interval."""
-    text = number(estimate.value)
-    if not np.isnan(estimate.low):
-        text += f" ({number(estimate.low)} to {number(estimate.high)})"
-    return text
+    return number(value) + ("" if np.isnan(low) else f" ({number(low)} to {number(high)})")
 
 
 def mean_std(x: np.ndarray) -> str:
@@ -103,19 +101,17 @@ class Data:
         self.runs["episodic_return"] = pd.to_numeric(self.runs.episodic_return)
         self.curves = pd.read_csv(folder / "curves.csv")
         self.folder = folder
-        of_run = ["env_id", "arm", "seed"]
-        kl = self.curves.groupby(of_run).kl.median()
-        self.runs = self.runs.join(kl.clip(lower=1e-30), on=of_run)
-        found = list(self.runs.env_id.unique())
-        self.tasks = [task for task in [*TASKS, *found] if task in found]
-        self.tasks = list(dict.fromkeys(self.tasks))  # the paper's first
-        self.arms = sorted(self.runs.arm.unique(), key=lambda arm: arms.parse(arm).rank)
+        kl = self.curves.groupby(runs.KEY).kl.median()
+        self.runs = self.runs.join(kl.clip(lower=1e-30), on=runs.KEY)  # log is taken of it
+        found = self.runs.env_id.unique()
+        self.tasks = sorted(found, key=[*TASKS, *found].index)  # the paper's first
+        by_value = {arm: (arms.parse(arm).base, arms.parse(arm).value) for arm in self.runs.arm}
+        self.arms = sorted(by_value, key=by_value.get)
 
     def cell(self, task: str, arm: str, seeds=None) -> pd.DataFrame:
         """The runs of an arm on a task; without `seeds` all but the tuning seeds."""
-        runs = self.runs[(self.runs.env_id == task) & (self.runs.arm == arm)]
-        chosen = runs.seed.isin(seeds) if seeds else ~runs.seed.isin(TUNING_SEEDS)
-        return runs[chosen]
+        found = self.runs[(self.runs.env_id == task) & (self.runs.arm == arm)]
+        return found[found.seed.isin(seeds) if seeds else ~found.seed.isin(TUNING_SEEDS)]
 
     def returns(self, task: str, arm: str, seeds=None) -> np.ndarray:
         """The final returns of a cell, of runs in whose last tenth an episode ended."""
@@ -129,20 +125,18 @@ class Data:
 
 def head(data: Data) -> str:
     """What the runs are, and what of the protocol is missing."""
-    one = {
-        name: ", ".join(data.runs[name].unique())
-        for name in ("steps", "torch", "gymnasium", "mujoco", "numpy", "python")
-    }
-    flags = ", ".join(f"`{flags}`" for flags in data.runs["flags"].unique() if flags)
-    versions = ", ".join(f"{name} {text}" for name, text in list(one.items())[1:])
+    versions = {name: ", ".join(data.runs[name].unique()) for name in runs.VERSIONS}
+    steps = ", ".join(data.runs.steps.unique())
+    about = [f"{len(data.runs)} runs of {steps} steps"]
+    about += [f"`{flags}`" for flags in data.runs["flags"].unique() if flags]
     lines = ["# PPO's clip, its other forms and its rivals", ""]
-    lines += [f"{len(data.runs)} runs of {one['steps']} steps{flags and f', {flags}'}; {versions}."]
-    have = set(data.runs[["env_id", "arm", "seed"]].itertuples(index=False, name=None))
+    lines += [f"{', '.join(about)}; {', '.join(map(' '.join, versions.items()))}."]
+    have = set(data.runs[runs.KEY].itertuples(index=False, name=None))
     sets = {name: list(itertools.product(*parts)) for name, parts in SETS.items()}
     further = [cell for cell in chosen(data) if "=" in cell[1]]
     sets["tuned"] = [(*cell, seed) for cell in further for seed in SEEDS]
-    rows = [[name, f"{len(have & set(runs))} of {len(runs)}"] for name, runs in sets.items()]
-    if one["steps"] == "1000000":
+    rows = [[name, f"{len(have & set(cells))} of {len(cells)}"] for name, cells in sets.items()]
+    if steps == "1000000":
         lines += ["", markdown("set | runs that are in", rows)]
     broken = data.runs[data.runs.failed != ""]
     for run in broken.itertuples():
@@ -170,25 +164,25 @@ adds nothing to the number of seeds."""
 
 def primary(data: Data) -> str:
     """Either baseline less the clip, the protocol's ten comparisons."""
-    found = []
-    for task, arm in PRIMARY:
-        ours, clip = data.returns(task, arm, SEEDS), data.returns(task, "clip", SEEDS)
-        if min(len(ours), len(clip)) >= 2:
-            found.append((task, arm, ours, clip))
-    if not found:
+    pairs = {
+        (task, arm): (data.returns(task, arm, SEEDS), data.returns(task, "clip", SEEDS))
+        for task, arm in PRIMARY
+    }
+    pairs = {cell: pair for cell, pair in pairs.items() if min(map(len, pair)) >= 2}
+    if not pairs:
         return ""
-    p = np.array([stats.permutation_p(ours, clip) for *_, ours, clip in found])
+    p = np.array([stats.permutation_p(*pair) for pair in pairs.values()])
     rows = []
-    for (task, arm, ours, clip), *both in zip(found, p, stats.holm(p), strict=True):
+    for ((task, arm), (ours, clip)), *both in zip(pairs.items(), p, stats.holm(p), strict=True):
         row = [task, label(arm), f"{len(ours)}, {len(clip)}", mean_std(ours), mean_std(clip)]
-        row += [interval(stats.difference(ours, clip)), *(f"{value:.2g}" for value in both)]
+        row += [interval(*stats.difference(ours, clip)), *(f"{value:.2g}" for value in both)]
         rows.append(row)
     head = "task | baseline | runs | its return | the clip's | difference (95 % interval) | p"
-    full = sum(min(len(ours), len(clip)) == len(SEEDS) for *_, ours, clip in found)
+    full = sum(min(map(len, pair)) == len(SEEDS) for pair in pairs.values())
     text = f"""The primary comparisons: {full} of {len(PRIMARY)} are complete, with ten seeds on either
 side. Return: mean over the training episodes that ended in the last 10 % of the steps. ± is the
 sample's standard deviation (n − 1). Intervals are Welch's; p is of the exact two-sample permutation
-test, two-sided, and corrected by Holm over the {len(found)} rows."""
+test, two-sided, and corrected by Holm over the {len(pairs)} rows."""
     return f"## One β for all samples against the clip\n\n{text}\n\n{markdown(head + ' | p, corrected', rows)}"
 
 
@@ -271,7 +265,7 @@ def tuning(data: Data) -> str:
             row = [task, label(arm), ", ".join(map(number, x))]
             row += [number(x.mean()) + " ◀" * ((task, arm) in best)]
             row += [geometric(data.cell(task, arm, TUNING_SEEDS).kl), mean_std(judged)]
-            rows.append([*row, interval(stats.difference(judged, clip)) if less else "–"])
+            rows.append([*row, interval(*stats.difference(judged, clip)) if less else "–"])
     text = """Seeds 11 and 12 choose (◀) and count for nothing else. A sweep of ε moves the clip of the
 value loss, too: both are --clip-coef."""
     head = "task | arm | tuning seeds | mean | KL | seeds 1 to 10 | less the clip (95 % interval)"
@@ -297,19 +291,18 @@ def mechanism(data: Data) -> str:
     names = ["clip", "kl_fixed=3", "kl_adaptive", "kl_fixed", "kl_fixed=0.3", *MECHANISM]
     ant = data.curves[data.curves.env_id == "Ant-v4"]
     for arm in names if set(MECHANISM) & set(data.arms) else ():
-        runs = data.cell("Ant-v4", arm)
-        if runs.empty:  # of beta = 0.3 there are none but these
-            runs = data.cell("Ant-v4", arm, TUNING_SEEDS)
-        runs = runs[runs.failed == ""].set_index("seed")
-        if runs.empty:
+        cell = data.cell("Ant-v4", arm)
+        if cell.empty:  # of beta = 0.3 there are none but these
+            cell = data.cell("Ant-v4", arm, TUNING_SEEDS)
+        cell = cell[cell.failed == ""]
+        if cell.empty:
             continue
-        curves = ant[(ant.arm == arm) & ant.seed.isin(runs.index)]
-        shrunk, *rest = pd.DataFrame([noise(curve) for _, curve in curves.groupby("seed")]).T.values
-        row = [f"`{arm}`", len(runs), mean_std(runs.episodic_return.dropna().to_numpy())]
-        row += [span(runs.episodic_return, ".0f"), span(shrunk, ".0f")]
-        rows.append(
-            row + [span(x, form) for x, form in zip(rest, (".1f", ".2g", ".0f"), strict=True)]
-        )
+        curves = ant[(ant.arm == arm) & ant.seed.isin(cell.seed)]
+        found = [noise(curve) for _, curve in curves.groupby("seed")]
+        shrunk, q99, kl, length = np.transpose(found)
+        row = [f"`{arm}`", len(cell), mean_std(cell.episodic_return.dropna().to_numpy())]
+        row += [span(cell.episodic_return, ".0f"), span(shrunk, ".0f"), span(q99, ".1f")]
+        rows.append([*row, span(kl, ".2g"), span(length, ".0f")])
     text = f"""Noise *has shrunk* at the first logged step at which the entropy of the policy is at most
 {SHRUNK} (σ = 0.53), where to stand still costs nothing. *w: 99 %* is the ratio that one sample in a
 hundred exceeds, the median until then; *KL early* the median of the first {EARLY:,} steps; *steps per
@@ -342,14 +335,9 @@ mean over seeds. Three seeds cannot show that a rule is as good as the clip."""
 
 def main(folder: Path) -> None:
     """Write report.md and the figures beside the two tables."""
-    try:
-        data = Data(folder)
-    except OSError as error:
-        print(f"report.py: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    data = Data(folder)
     if data.runs.empty:
-        print(f"report.py: error: {folder} has no runs", file=sys.stderr)
-        raise SystemExit(2)
+        raise ValueError(f"{folder} has no runs")
     paper = pd.read_csv(PAPER / "table.csv", comment="#").set_index(["env_id", "arm"])
     sections = [head(data), identity(data), primary(data), returns(data, paper)]
     sections += [partition(data, paper), tuning(data), mechanism(data), rules(data)]
@@ -359,7 +347,10 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        print("report.py: error: usage: python benchmark/report.py RESULTS", file=sys.stderr)
-        raise SystemExit(2)
-    main(Path(sys.argv[1]))
+    try:
+        if len(sys.argv) != 2:
+            raise ValueError("usage: python benchmark/report.py RESULTS")
+        main(Path(sys.argv[1]))
+    except (ValueError, OSError) as error:
+        print(f"report.py: error: {error}", file=sys.stderr)
+        sys.exit(2)

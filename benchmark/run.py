@@ -39,13 +39,13 @@ arguments.
 """
 
 import argparse
-import contextlib
 import csv
 import fcntl
 import importlib.util
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -53,7 +53,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -63,12 +62,11 @@ from typing import NoReturn, TextIO
 import arms
 
 ENVS = "HalfCheetah-v4,Hopper-v4,Walker2d-v4,Ant-v4,Humanoid-v4"
-PACKAGES = ("torch", "gymnasium", "mujoco", "tyro", "tensorboard")
-PACKAGES += ("pandas", "scipy", "matplotlib")  # of the report
+PACKAGES = ["torch", "gymnasium", "mujoco", "tyro", "tensorboard", "pandas", "scipy", "matplotlib"]
 SET_HERE = {"--env-id", "--seed", "--total-timesteps", "--exp-name", "--run-dir"}
-SET_BY_ARM = {"--clip-coef", "--kl-coef", "--kl-target"}
+SET_HERE |= {"--clip-coef", "--kl-coef", "--kl-target"}  # by the arm
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RESULTS = arms.ROOT / "benchmark" / "results"
+RESULTS = arms.ROOT / "benchmark/results/runs.csv"
 # Leads the process group of all runs. Its standard input closes when this program ends, whichever
 # way, kill -9 included; then it ends the group, unless all was done.
 KEEPER = """
@@ -88,28 +86,24 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-def say(text: str, end: str = "\n") -> None:
+def say(text: str) -> None:
     """Print a line; if whoever read the output has gone, go on in silence."""
     try:
-        clear = "\r\033[K" if sys.stdout.isatty() else ""
-        print(f"{clear}{text}", end=end, flush=True)
+        print(text, flush=True)
     except OSError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open until the end
-
-
-# --- which runs
 
 
 class Run:
     """One run, in the folder `out` of all."""
 
-    def __init__(self, arm: arms.Arm, env_id: str, seed: str, out: Path, flags: tuple[str, ...]):
-        self.arm, self.env_id, self.seed, self.out = arm, env_id, int(seed), out
+    def __init__(self, arm: arms.Arm, env_id: str, seed: int, out: Path, flags: list[str]):
+        self.arm, self.env_id, self.seed = arm, env_id, seed
         self.name = f"{re.sub('[/:]', '_', env_id)}__{arm.name}__{seed}"
         self.folder = out / self.name
         self.log = out / f"{self.name}.log"
         self.script = out / arm.script  # the copy that it is started from
-        own = ["--env-id", env_id, "--seed", seed, "--exp-name", arm.name]
+        own = ["--env-id", env_id, "--seed", str(seed), "--exp-name", arm.name]
         self.arguments = [*own, "--run-dir", str(self.folder), *arm.flags, *flags]
         self.command = [sys.executable, str(self.script), *self.arguments]
 
@@ -117,26 +111,22 @@ class Run:
         return (self.folder / "result.json").exists()
 
 
-def items(option: str, text: str, pattern: str) -> list[str]:
-    """The parts of a list with commas, each once; exits if one does not match the pattern."""
-    parts = text.split(",")
-    for part in parts:
-        if not re.fullmatch(pattern, part):
-            fail(f"{option} cannot be {part!r}")
-    return list(dict.fromkeys(parts))
-
-
 def grid(args: argparse.Namespace) -> list[Run]:
     """All runs, those of the first seed first; within a Slurm array the one of this task."""
     for flag in args.flags[2:]:
-        if flag.partition("=")[0].replace("_", "-") in SET_HERE | SET_BY_ARM:
+        if flag.partition("=")[0].replace("_", "-") in SET_HERE:
             fail(f"{flag} after -- is benchmark.sh's to set, by --envs, --seeds, --steps or --arms")
     try:
         found = {arm.name: arm for arm in map(arms.parse, args.arms.split(","))}.values()
     except ValueError as error:
         fail(f"--arms: {error}")
-    env_ids = items("--envs", args.envs, "[A-Za-z0-9_][A-Za-z0-9_./:-]*")
-    seeds = items("--seeds", args.seeds, "0|[1-9][0-9]*")
+    try:
+        seeds = dict.fromkeys(map(int, args.seeds.split(",")))
+        if min(seeds) < 0:  # the scripts are asked about the highest only
+            raise ValueError
+    except ValueError:
+        fail(f"--seeds must be 0 or more, with commas between them, not {args.seeds!r}")
+    env_ids = dict.fromkeys(args.envs.split(","))
     runs = [
         Run(arm, env_id, seed, args.out, args.flags)
         for seed, env_id, arm in itertools.product(seeds, env_ids, found)
@@ -149,20 +139,13 @@ def grid(args: argparse.Namespace) -> list[Run]:
     return [runs[int(task)]]
 
 
-# --- what must hold before they start
-
-
 def load(arm: arms.Arm) -> ModuleType:
     """The script of an arm as a module; ValueError if it cannot be composed."""
-    source = arm.source()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, arm.script)
-        file.write_text(source, encoding="utf-8")
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[file.stem] = module  # where dataclasses and tyro look for it
-        spec.loader.exec_module(module)
-        return module
+    module = ModuleType(Path(arm.script).stem)
+    module.__file__ = arm.script  # tyro looks for it
+    sys.modules[module.__name__] = module  # dataclasses look here
+    exec(compile(arm.source(), arm.script, "exec"), vars(module))  # noqa: S102, our own script
+    return module
 
 
 def reason(output: str) -> str:
@@ -197,24 +180,9 @@ def check(runs: list[Run]) -> None:
         fail(reason(str(error)))
 
 
-def in_a_process(function, *args) -> None:
-    """Call the function in a process of its own, whose memory is given back; exit as it does."""
-    if (pid := os.fork()) == 0:
-        try:
-            function(*args)
-        except SystemExit as stop:
-            os._exit(stop.code)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        os.kill(os.getpid(), os.WTERMSIG(status))
-    if status:
-        raise SystemExit(os.waitstatus_to_exitcode(status))
-
-
 def claim(out: Path, settings: str) -> tuple[TextIO, bool]:
-    """The file out/settings, with a shared lock on it, and whether its runs may be of other scripts
-    than those that are here; exit if the folder holds other runs.
+    """The file out/settings, with a shared lock on it, and whether the folder is unused, so that its
+    scripts may be replaced; exit if it holds other runs.
 
     Who is alone, and finds no finished run, may write the settings anew.
     """
@@ -232,7 +200,6 @@ def claim(out: Path, settings: str) -> tuple[TextIO, bool]:
     fcntl.flock(file, fcntl.LOCK_SH)
     held = (out / "settings").read_text().strip()
     if held != settings:
-        held = held or "other settings"
         fail(f"--out {out} holds runs with {held}, not {settings}: name another folder")
     return file, unused
 
@@ -250,20 +217,16 @@ def write_scripts(runs: list[Run], unused: bool) -> None:
         draft.rename(file)
 
 
-# --- their supervision
-
-
 class Grid:
     """The runs of this program, at most `jobs` at a time."""
 
-    def __init__(self, runs: list[Run], args: argparse.Namespace, settings: TextIO):
-        self.runs, self.out, self.steps, self.jobs = runs, args.out, args.steps, args.jobs
-        self.settings, self.expected = settings, (args.out / "settings").read_text()
-        self.queue = list(runs)
+    def __init__(self, runs: list[Run], out: Path, jobs: int, settings: TextIO):
+        self.runs, self.out, self.jobs, self.settings = runs, out, jobs, settings
+        self.waiting = list(runs)
         self.running: dict[subprocess.Popen, Run] = {}
         self.failed: list[Run] = []
-        self.held: list[Run] = []  # by another copy
-        self.mine = 0  # finished here
+        self.elsewhere: set[Run] = set()  # seen under way in another copy
+        self.ended = 0  # finished here
         self.began = time.monotonic()
         self.keeper = subprocess.Popen(
             [sys.executable, "-S", "-c", KEEPER],
@@ -274,26 +237,28 @@ class Grid:
         )
 
     def look(self) -> None:
-        """Stop unless the folder is still ours and can be written."""
+        """Stop if the folder was deleted, and may be another's by now, or cannot be written."""
         try:
-            if (self.out / "settings").read_text() != self.expected:
-                raise FileNotFoundError
+            if os.fstat(self.settings.fileno()).st_nlink == 0:
+                self.stop(1, f"{self.out} was deleted")
             probe = self.out / f"probe.{os.getpid()}"
             probe.write_text("\n")
             probe.unlink()
-        except FileNotFoundError:
-            self.stop(1, f"{self.out} was deleted or belongs to other runs")
         except OSError as error:
             self.stop(1, f"{self.out} cannot be written: {error.strerror}")
 
     def start(self, run: Run) -> None:
         """Start a run, unless it is finished or another copy has it."""
+        self.look()
         with open(run.log, "a") as log:
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self.held.append(run)
+                if run not in self.elsewhere:
+                    say(f"{run.name} is under way in another copy")
+                self.elsewhere.add(run)
                 return
+            self.waiting.remove(run)
             if run.is_finished():
                 return
             log.truncate(0)
@@ -312,7 +277,7 @@ class Grid:
         """Take note of a run that has ended."""
         run = self.running.pop(process)
         if run.is_finished():
-            self.mine += 1
+            self.ended += 1
             say(f"{run.name} finished: {self.progress()}")
         else:
             self.look()
@@ -322,30 +287,22 @@ class Grid:
                 say(f"    {line}")
 
     def progress(self) -> str:
-        """One line: what has finished, what runs, how long the rest will take."""
+        """What has finished, what runs, and how long the rest will take."""
         finished = sum(run.is_finished() for run in self.runs)
-        partial = 0
-        for run in self.running.values():
-            with contextlib.suppress(OSError):
-                last = run.log.read_text(errors="replace").splitlines()[-1:]
-                if last and (steps := re.match(r"(\d+)/", last[0])):
-                    partial += int(steps[1])
         text = f"{finished}/{len(self.runs)} runs finished, {len(self.running)} running"
-        text += f", {len(self.failed)} failed" * bool(self.failed)
-        text += f", {len(self.held)} with another copy" * bool(self.held)
-        done = self.mine * self.steps + partial
-        left = (len(self.runs) - finished - len(self.failed)) * self.steps - partial
-        if done and left:
-            minutes = int(left * (time.monotonic() - self.began) / done / 60) + 1
-            text += f", {minutes // 60} h {minutes % 60} min left"
+        if self.failed:
+            text += f", {len(self.failed)} failed"
+        left = len(self.runs) - finished - len(self.failed)
+        if self.ended and left:
+            minutes = int(left * (time.monotonic() - self.began) / self.ended / 60) + 1
+            text += f", about {minutes // 60} h {minutes % 60} min left"
         return text
 
-    def stop(self, code: int, why: str = "") -> NoReturn:
+    def stop(self, code: int, why: str) -> NoReturn:
         """End all runs, and exit."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        because = f": {why}" if why else ""
-        say(f"stopping {len(self.running)} runs{because}; the same command goes on from here")
+        say(f"stopping {len(self.running)} runs: {why}; the same command goes on from here")
         self.keeper.stdin.close()
         for process in self.running:
             process.wait()
@@ -355,101 +312,84 @@ class Grid:
         """Run all, and return those that failed."""
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
-                signal.signal(number, lambda number, _: self.stop(128 + number))
+                signal.signal(number, lambda number, _: self.stop(128 + number, "interrupted"))
         say(f"{self.progress()}; up to {self.jobs} at a time, logs in {self.out}")
-        next_try = 0.0
-        while self.queue or self.running or self.held:
-            for process in [process for process in self.running if process.poll() is not None]:
-                self.end(process)
-            while self.queue and len(self.running) < self.jobs:
-                run = self.queue.pop(0)
-                if not run.is_finished():
-                    self.look()
+        while self.waiting or self.running:
+            for process in list(self.running):
+                if process.poll() is not None:
+                    self.end(process)
+            for run in list(self.waiting):
+                if len(self.running) == self.jobs:
+                    break
+                if run.is_finished():
+                    self.waiting.remove(run)
+                else:
                     self.start(run)
-            if time.monotonic() > next_try:  # perhaps another copy has ended a run, or died
-                next_try = time.monotonic() + 3
-                self.queue, self.held = self.queue + self.held, []
-                if sys.stdout.isatty():
-                    say(self.progress(), end="")
-            time.sleep(0.1)
+            time.sleep(0.2)
         self.keeper.communicate(b"done")
         say(self.progress())
         return self.failed
 
 
-# --- a committed run again
-
-
 def verify(cell: str, args: argparse.Namespace) -> int:
     """Train a run of benchmark/results anew; 0 if it ends in the weights of its row, else 1."""
     wanted = [*cell.split(","), str(args.steps)]
-    rows = []
-    for file in sorted(RESULTS.rglob("runs.csv")):
-        with open(file, encoding="utf-8") as table:
-            rows += list(csv.DictReader(table))
     key = ("env_id", "arm", "seed", "steps")
-    row = next((row for row in rows if [row[name] for name in key] == wanted), None)
-    if row is None:
+    with open(RESULTS, encoding="utf-8") as table:
+        found = [row for row in csv.DictReader(table) if [row[name] for name in key] == wanted]
+    if not found:
         fail(f"--verify: benchmark/results has no run {cell} of {args.steps} steps")
+    (row,) = found
     arm = arms.parse(row["arm"])
-    flags = ("--total-timesteps", row["steps"], *shlex.split(row["flags"]))
-    run = Run(arm, row["env_id"], row["seed"], Path("runs/verify"), flags)
+    flags = ["--total-timesteps", row["steps"], *shlex.split(row["flags"])]
+    out = Path("runs/verify")
+    run = Run(arm, row["env_id"], int(row["seed"]), out, flags)
     if arms.code_hash(arm.source()) != row["code"]:
         fail(f"--verify: {arm.script} has changed since the committed run")
-    run.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     run.script.write_text(arm.source(), encoding="utf-8")
     shutil.rmtree(run.folder, ignore_errors=True)
     if subprocess.call(run.command, stdout=sys.stderr):
         return 1
-    found = json.loads((run.folder / "result.json").read_text())["weights_sha256"]
-    same = found == row["weights_sha256"]
-    say(f"{cell}: weights_sha256 {found} is {'' if same else 'NOT '}that of benchmark/results")
+    weights = json.loads((run.folder / "result.json").read_text())["weights_sha256"]
+    same = weights == row["weights_sha256"]
+    say(f"{cell}: weights_sha256 {weights} is {'' if same else 'NOT '}that of benchmark/results")
     return 0 if same else 1
 
 
-# --- the command line
-
-
 class Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+    """Complains in one line, and has the text above as its help."""
 
     def error(self, message: str) -> NoReturn:
-        fail(f"{message.replace('argument ', '', 1)}: see --help")
+        fail(f"{message.removeprefix('argument ')}: see --help")
+
+    def format_help(self) -> str:
+        return __doc__
 
 
-def cores() -> int:
-    """The processors this program may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text}")
+    return int(text)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The arguments of benchmark.sh; `flags` are those of every script."""
-    if any("\n" in argument for argument in argv):
-        fail("an argument holds a line break")
     at = argv.index("--") if "--" in argv else len(argv)
-    parser = Parser("benchmark.sh", allow_abbrev=False, add_help=False)
     quick = "--quick" in argv[:at]
-    defaults = {
-        "envs": "HalfCheetah-v4,Hopper-v4" if quick else ENVS,
-        "seeds": "1,2" if quick else "1,2,3,4,5",
-        "arms": ",".join(arms.PAPER),
-        "steps": "20480" if quick else "1000000",
-        "jobs": str(cores()),
-        "out": str(arms.ROOT / ("runs/quick" if quick else "runs/benchmark")),
-        "verify": None,
-    }
-    for option, default in defaults.items():
-        parser.add_argument(f"--{option}", default=default)
-    for option in ("list", "report", "quick", "help"):
-        parser.add_argument(f"--{option}", action="store_true")
-    parser.add_argument("-h", action="store_true", dest="help")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser = Parser("benchmark.sh", allow_abbrev=False)
+    parser.add_argument("--envs", default="HalfCheetah-v4,Hopper-v4" if quick else ENVS)
+    parser.add_argument("--seeds", default="1,2" if quick else "1,2,3,4,5")
+    parser.add_argument("--arms", default=",".join(arms.PAPER))
+    parser.add_argument("--steps", type=positive, default=20480 if quick else 1_000_000)
+    parser.add_argument("--jobs", type=positive, default=cores)
+    parser.add_argument("--out", default=arms.ROOT / ("runs/quick" if quick else "runs/benchmark"))
+    parser.add_argument("--verify")
+    for option in ("--list", "--report", "--quick"):
+        parser.add_argument(option, action="store_true")
     args = parser.parse_args(argv[:at])
-    for option in ("steps", "jobs"):
-        if not re.fullmatch("[1-9][0-9]{0,9}", getattr(args, option)):
-            fail(f"--{option} must be a positive whole number, not {getattr(args, option)}")
-        setattr(args, option, int(getattr(args, option)))
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         args.jobs = 1
     if not args.out:
@@ -459,7 +399,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     os.chdir(arms.ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
     args.out = out.relative_to(arms.ROOT) if out.is_relative_to(arms.ROOT) else out
-    args.flags = ("--total-timesteps", str(args.steps), *argv[at + 1 :])
+    args.flags = ["--total-timesteps", str(args.steps), *argv[at + 1 :]]
     return args
 
 
@@ -467,17 +407,13 @@ def write_report(out: Path) -> int:
     """Gather the finished runs and write the report on them; 0 if that went well."""
     results = str(out / "results")
     gather = [sys.executable, "benchmark/runs.py", str(out), results]
-    return subprocess.call(gather) or subprocess.call(
-        [sys.executable, "benchmark/report.py", results]
-    )
+    write = [sys.executable, "benchmark/report.py", results]
+    return subprocess.call(gather) or subprocess.call(write)
 
 
 def main(argv: list[str]) -> int:
     """See the module."""
     args = parse(argv)
-    if args.help:
-        print(__doc__.strip())
-        return 0
     runs = grid(args)
     if args.list:
         for run in runs:  # a composed script is made when it is run
@@ -492,14 +428,18 @@ def main(argv: list[str]) -> int:
         return verify(args.verify, args)
     if args.report:
         return write_report(args.out)
-    in_a_process(check, runs)
+    checking = multiprocessing.get_context("fork").Process(target=check, args=[runs])
+    checking.start()  # a process of its own, for PyTorch's memory to be given back
+    checking.join()
+    if checking.exitcode:
+        return checking.exitcode
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         settings, unused = claim(args.out, shlex.join(args.flags))
         write_scripts(runs, unused)
     except OSError as error:
         fail(f"--out {args.out} cannot be written: {error.strerror}")
-    failed = Grid(runs, args, settings).work()
+    failed = Grid(runs, args.out, args.jobs, settings).work()
     for run in failed:
         say(f"failed: {run.name}")
     if "SLURM_ARRAY_TASK_ID" not in os.environ and write_report(args.out):

@@ -9,12 +9,10 @@ return. Exits with one line, and writes nothing, if a run's script is not the on
 settings are not those of its arm.
 """
 
-import fcntl
 import io
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import arms
 import pandas as pd
@@ -36,12 +34,6 @@ SCALARS = {
 }
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line and exit with code 2."""
-    print(f"runs.py: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def read_curve(folder: Path, last_step: int) -> pd.DataFrame:
     """The course of a run, from its event file: a row a point, the columns step and SCALARS."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -54,7 +46,7 @@ def read_curve(folder: Path, last_step: int) -> pd.DataFrame:
     }
     curve = pd.DataFrame(values, index=sorted(values["kl"]), columns=list(SCALARS))
     if curve.index.max() != last_step:
-        fail(f"{folder}: its event file ends at step {curve.index.max()}")
+        raise ValueError(f"{folder}: its event file ends at step {curve.index.max()}")
     point = pd.RangeIndex(len(curve)) // max(1, len(curve) // POINTS)
     means = curve.groupby(point).mean()
     means.insert(0, "step", pd.Series(curve.index).groupby(point).last())
@@ -62,14 +54,10 @@ def read_curve(folder: Path, last_step: int) -> pd.DataFrame:
 
 
 def why_it_broke(folder: Path) -> str | None:
-    """The last line of the log of a run that ended with an error; None if it may be under way."""
-    with open(folder.with_name(f"{folder.name}.log"), encoding="utf-8", errors="replace") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        _, error, message = log.read().strip().rpartition(".py: error: ")
-    return message.splitlines()[0] if error and "\n" not in message else None
+    """The last line of the log of a run that ended with an error; None if it did not."""
+    log = folder.with_name(f"{folder.name}.log").read_text(encoding="utf-8", errors="replace")
+    _, error, message = log.strip().rpartition(".py: error: ")
+    return message if error and "\n" not in message else None
 
 
 def read_run(folder: Path, flags: str) -> tuple[dict, pd.DataFrame | None] | None:
@@ -80,16 +68,13 @@ def read_run(folder: Path, flags: str) -> tuple[dict, pd.DataFrame | None] | Non
         if broke is None:
             return None
     result = json.loads(file.read_text())
-    try:
-        arm = arms.parse(result["exp_name"])
-        code = arms.code_hash((folder.parent / arm.script).read_text(encoding="utf-8"))
-        if code != arms.code_hash(arm.source()):
-            fail(f"{folder}: {arm.script} has changed since this run")
-    except (ValueError, OSError) as error:
-        fail(f"{folder}: {error}")
+    arm = arms.parse(result["exp_name"])
+    code = arms.code_hash((folder.parent / arm.script).read_text(encoding="utf-8"))
+    if code != arms.code_hash(arm.source()):
+        raise ValueError(f"{folder}: {arm.script} has changed since this run")
     for name, value in arm.settings.items():
         if result[name] != value:
-            fail(f"{folder}: {name} is {result[name]}, of {arm.name} it is {value}")
+            raise ValueError(f"{folder}: {name} is {result[name]}, of {arm.name} it is {value}")
     row = {"arm": arm.name, "code": code, "flags": flags, "failed": broke}
     row |= {"steps": result["total_timesteps"]} | result["versions"] | result
     curve = None if broke else read_curve(folder, result["global_step"])
@@ -98,13 +83,9 @@ def read_run(folder: Path, flags: str) -> tuple[dict, pd.DataFrame | None] | Non
 
 def read_folder(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The two tables of the runs in a folder that have finished or broken."""
-    try:
-        flags = (root / "settings").read_text().split(maxsplit=2)[2:]
-    except OSError:
-        fail(f"{root} is no folder of benchmark.sh")
-    flags = flags[0].strip() if flags else ""
+    _steps, _number, *flags = (root / "settings").read_text().strip().split(" ", 2)
     folders = sorted(file.parent for file in root.glob("*/config.json"))
-    found = [run for folder in folders if (run := read_run(folder, flags))]
+    found = [run for folder in folders if (run := read_run(folder, "".join(flags)))]
     runs = pd.DataFrame([row for row, _ in found], columns=COLUMNS)
     curves = [
         curve.assign(**{name: row[name] for name in KEY})
@@ -133,21 +114,22 @@ def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 def main(source: Path, target: Path) -> None:
     """See the module."""
+    runs, curves = map(as_text, read_folder(source))
     target.mkdir(parents=True, exist_ok=True)
-    files = [target / name for name in ("runs.csv", "curves.csv")]
-    tables = [as_text(table) for table in read_folder(source)]
-    added = len(tables[0])
-    for i, file in enumerate(files):
-        old = tables[i].iloc[:0]
+    for file, new in ((target / "curves.csv", curves), (target / "runs.csv", runs)):
+        old = new.iloc[:0]
         if file.exists():
             old = pd.read_csv(file, dtype=str, keep_default_na=False)
-        tables[i] = merge(old, tables[i])
-    for file, table in zip(files, tables, strict=True):
+        table = merge(old, new)
         table.to_csv(file, index=False)
-    print(f"{target}: {added} runs of {source}, {len(tables[0])} in all")
+    print(f"{target}: {len(runs)} runs of {source}, {len(table)} in all")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        fail("usage: python benchmark/runs.py FOLDER RESULTS")
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        if len(sys.argv) != 3:
+            raise ValueError("usage: python benchmark/runs.py FOLDER RESULTS")
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (ValueError, OSError) as error:
+        print(f"runs.py: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,27 +1,19 @@
 """The statistics of the report, over a handful of seeds."""
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import stats
 
 
-class Estimate(NamedTuple):
-    """A number and its 95 % interval."""
+def difference(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Mean of x minus mean of y, and its 95 % interval, of unequal variance (Welch 1947).
 
-    value: float
-    low: float
-    high: float
-
-
-def difference(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Mean of x minus mean of y, of unequal variance (Welch 1947). NaN bounds of fewer than three
-    numbers, of which Student's t says nothing but by luck, and where nothing varies."""
+    The interval is NaN where nothing varies, and of fewer than three numbers, of which Student's t
+    says nothing but by luck.
+    """
     value = x.mean() - y.mean()
     if min(len(x), len(y)) < 3 or np.ptp(x) + np.ptp(y) == 0:
-        return Estimate(value, np.nan, np.nan)
-    interval = stats.ttest_ind(x, y, equal_var=False).confidence_interval()
-    return Estimate(value, interval.low, interval.high)
+        return value, np.nan, np.nan
+    return value, *stats.ttest_ind(x, y, equal_var=False).confidence_interval()
 
 
 def permutation_p(x: np.ndarray, y: np.ndarray) -> float:

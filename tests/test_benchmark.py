@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import arms
-import insert
 import pytest
 from conftest import ROOT, VARIANTS, load, result, script
 
@@ -54,7 +53,9 @@ def check(args):
 def make_env(env_id, **kwargs):
     if env_id not in ("Hopper-v4", "Broken-v0", "HalfCheetah-v4"):
         raise ValueError(f"--env-id {env_id!r} cannot be made")
-    time.sleep(float(os.environ.get("SLOW_CHECK", 0)))
+    if "MARK_CHECK" in os.environ:
+        open(os.environ["MARK_CHECK"], "x").close()
+        time.sleep(30)
     return SimpleNamespace(close=lambda: None)
 
 
@@ -101,10 +102,12 @@ def copy(tmp_path_factory):
     return folder
 
 
-def benchmark(folder: Path, *flags, extra: list[str] = (), **environment) -> subprocess.Popen:
+def benchmark(
+    folder: Path, *flags, extra: list[str] = (), program="./benchmark.sh", **environment
+) -> subprocess.Popen:
     """Start benchmark.sh of a folder in its own session, with flags and those for the scripts."""
     return subprocess.Popen(
-        ["./benchmark.sh", *map(str, flags), *(["--", *extra] if extra else [])],
+        [program, *map(str, flags), *(["--", *extra] if extra else [])],
         cwd=folder,
         env=os.environ | {"PYTHON": sys.executable} | environment,
         stdout=subprocess.PIPE,
@@ -148,9 +151,7 @@ def ended(out: Path) -> Counter:
 
 
 def test_list_is_the_grid_with_seeds_outermost():
-    begun = time.monotonic()
     status, output = finish(benchmark(ROOT, "--list"))
-    assert time.monotonic() - begun < 3  # it needs no PyTorch
     lines = output.splitlines()
     assert status == 0
     assert len(lines) == len(set(lines)) == 125
@@ -190,14 +191,7 @@ def test_list_ends_in_silence_when_its_reader_has_enough():
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
-MECHANISM = [
-    name + adaptive
-    for name in insert.mechanism()
-    for adaptive in (["", "_adaptive"] if name.startswith("kl_") else [""])
-]
-
-
-@pytest.mark.parametrize("text", [*arms.FAMILIES, *insert.names(), *MECHANISM])
+@pytest.mark.parametrize("text", arms.names())
 def test_an_arm_without_a_value_has_that_of_its_script(text):
     arm = arms.parse(text)
     scalar = arm.settings.keys() & {"kl_coef"}
@@ -210,8 +204,14 @@ def test_an_arm_without_a_value_has_that_of_its_script(text):
         assert arms.parse(f"{text}={arm.value}0") == arm
 
 
-def test_only_a_rule_without_epsilon_has_no_value():
-    assert [name for name in insert.names() if not arms.has_value(name)] == ["dpo"]
+@pytest.mark.parametrize(
+    "text",
+    ["pho", "", "../rules/spo", "draw", "spo_adaptive", "clip_quiet_adaptive", "clip=", "clip=1"]
+    + ["dpo=0.3", "kl_fixed=0", "kl_adaptive=nan"],
+)
+def test_what_is_no_arm_is_refused_in_one_line(text):
+    with pytest.raises(ValueError, match=f"^{text or 'an empty name'} [^\n]+$"):
+        arms.parse(text)
 
 
 def test_the_hash_of_code_leaves_words_out_and_sees_all_else():
@@ -229,30 +229,17 @@ def test_the_hash_of_code_leaves_words_out_and_sees_all_else():
     [
         (["--steps", "many"], [], "--steps"),
         (["--jobs", "0"], [], "--jobs"),
-        (["--seeds", "1,x"], [], "--seeds"),
         (["--seeds", "1,"], [], "--seeds"),
-        (["--envs"], [], "--envs"),
+        (["--seeds=-1,1"], [], "--seeds"),
         (["--envs", "--list"], [], "--envs"),
-        (["--list", "--envs", ","], [], "--envs"),
-        (["--envs", "*"], [], "--envs"),
         (["--arms", "clip,pho"], [], "--arms: pho"),
-        (["--arms", "../rules/spo"], [], "--arms: ../rules/spo"),
-        (["--arms", "draw"], [], "--arms: draw"),
-        (["--arms", "spo_adaptive"], [], "--arms: spo_adaptive"),
-        (["--arms", "clip="], [], "--arms: clip="),
-        (["--arms", "clip=1"], [], "--arms: clip=1"),
-        (["--arms", "dpo=0.3"], [], "--arms: dpo=0.3"),
-        (["--arms", "kl_fixed=0"], [], "--arms: kl_fixed=0"),
-        (["--arms", "kl_adaptive=nan"], [], "--arms: kl_adaptive=nan"),
         (["--fast"], [], "--fast"),
-        (["--verify", "Hopper-v4,clip,99"], [], "--verify"),
         ([], ["--seed", "3"], "--seed"),
         ([], ["--clip_coef=0.1"], "--clip_coef=0.1"),
         # what the scripts themselves would refuse
         ([], ["--num-stps", "256"], "--num-stps"),
         ([], ["--help"], "after --"),
-        (["--steps", "255"], [], "--steps"),
-        (["--envs", "Hoper-v4"], [], "--envs 'Hoper-v4'"),
+        (["--envs", "Hopper-v4,"], [], "--envs ''"),
         (["--seeds", "1,4000000000"], [], "--seeds"),
         (["--arms", "clip_quiet"], [], "'self.actor_logstd"),
     ],
@@ -327,31 +314,26 @@ def test_a_slurm_array_job_does_one_line_of_the_list(copy, tmp_path):
     spool = tmp_path / "job0001" / "slurm_script"  # where Slurm puts its copy of the job script
     spool.parent.mkdir()
     shutil.copy(copy / "benchmark.sh", spool)
-    command = [spool, "--out", tmp_path / "out", *HOPPER, "--arms", "clip=0.1,spo"]
-    env = os.environ | {"PYTHON": sys.executable, "SLURM_SUBMIT_DIR": str(copy)}
-    for task, arm in ((1, "spo"), (0, "clip=0.1")):
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=env | {"SLURM_ARRAY_TASK_ID": str(task)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"Hopper-v4__{arm}__1 finished: 1/1 runs finished" in done.stdout
-        assert "report" not in done.stdout.splitlines()  # it is for the end of the whole array
-    env["SLURM_ARRAY_TASK_ID"] = "2"
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "0-1" in done.stderr
+    grid = ["--out", tmp_path / "out", *HOPPER, "--arms", "clip=0.1,spo"]
+    for task, arm in ((1, "spo"), (0, "clip=0.1"), (2, None)):
+        environment = {"SLURM_SUBMIT_DIR": str(copy), "SLURM_ARRAY_TASK_ID": str(task)}
+        process = benchmark(tmp_path, *grid, program=spool, **environment)
+        status, output = finish(process)
+        if arm is None:
+            assert (status, output.count("\n")) == (2, 1) and "0-1" in output
+        else:
+            assert status == 0, output
+            assert f"Hopper-v4__{arm}__1 finished: 1/1 runs finished" in output
+            assert "report" not in output.splitlines()  # it is for the end of the whole array
 
 
 # --- kills
 
 
 def test_interrupted_while_it_checks_it_says_nothing(copy, tmp_path):
-    process = benchmark(copy, "--out", tmp_path / "out", *HOPPER, SLOW_CHECK="3")
-    time.sleep(1)
+    mark = tmp_path / "checking"
+    process = benchmark(copy, "--out", tmp_path / "out", *HOPPER, MARK_CHECK=str(mark))
+    wait_for(mark.exists)
     os.killpg(process.pid, signal.SIGINT)
     assert finish(process) == (-signal.SIGINT, "")
     assert not (tmp_path / "out").exists()
@@ -400,18 +382,10 @@ def test_what_ignores_the_end_of_its_terminal_runs_on(copy, tmp_path):
 
 
 def test_three_copies_share_the_work_though_they_are_killed(copy, tmp_path):
-    grid = [
-        "--out",
-        tmp_path,
-        "--envs",
-        "Hopper-v4,HalfCheetah-v4",
-        "--seeds",
-        "1,2",
-        "--jobs",
-        "1",
-    ]
+    grid = ["--out", tmp_path, "--envs", "Hopper-v4,HalfCheetah-v4", "--seeds", "1,2"]
+    grid += ["--jobs", "1"]
     extra = ["--seconds", "0.2"]
-    for _ in range(3):
+    for _ in range(2):
         copies = [benchmark(copy, *grid, extra=extra) for _ in range(3)]
         time.sleep(1.5)
         for process, number in zip(copies, KILLS, strict=False):
@@ -428,7 +402,9 @@ def test_a_run_held_by_another_copy_is_waited_for(copy, tmp_path):
     with open(tmp_path / "Hopper-v4__clip__1.log", "a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         process = benchmark(copy, "--out", tmp_path, *HOPPER, "--arms", "clip")
-        time.sleep(2)
+        assert "0/1 runs finished" in process.stdout.readline()
+        assert "Hopper-v4__clip__1 is under way in another copy" in process.stdout.readline()
+        time.sleep(0.5)
         assert process.poll() is None
         assert not (tmp_path / "Hopper-v4__clip__1").exists()
     status, output = finish(process)  # closing the log gave the lock back
@@ -493,7 +469,7 @@ def test_a_deleted_folder_stops_it(copy, tmp_path):
 
 
 def test_verify_says_whether_a_run_ends_in_the_committed_weights(copy):
-    table = copy / "benchmark/results/short/runs.csv"
+    table = copy / "benchmark/results/runs.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     row = {"env_id": "Hopper-v4", "arm": "kl_fixed=3", "seed": 7, "weights_sha256": f"{7:064}"}
     row |= {"steps": 512, "flags": "--seconds 0.1", "code": arms.code_hash(STAND_IN)}
@@ -501,15 +477,15 @@ def test_verify_says_whether_a_run_ends_in_the_committed_weights(copy):
         "": (0, "Hopper-v4,kl_fixed=3,7: weights_sha256 0"),
         "weights_sha256": (1, "is NOT that of"),
         "code": (2, "has changed since"),
+        "seed": (2, "has no run"),
     }
     for changed, (code, words) in expected.items():
         with open(table, "w") as file:
             writer = csv.DictWriter(file, row)
             writer.writeheader()
             writer.writerow(row | ({changed: "f" * 64} if changed else {}))
-        status, output = finish(
-            benchmark(copy, "--verify", "Hopper-v4,kl_fixed=3,7", "--steps", 512)
-        )
+        cell = "Hopper-v4,kl_fixed=3,7"
+        status, output = finish(benchmark(copy, "--verify", cell, "--steps", 512))
         assert status == code and words in output.splitlines()[-1], output
     found = result(copy / "runs/verify/Hopper-v4__kl_fixed=3__7")
     assert (found["kl_coef"], found["total_timesteps"], found["seconds"]) == (3, 512, 0.1)
@@ -519,14 +495,14 @@ def test_verify_says_whether_a_run_ends_in_the_committed_weights(copy):
 def test_the_real_scripts_are_run_and_reported(tmp_path):
     tiny = ["--num-steps", "256", "--num-minibatches", "4", "--update-epochs", "1"]
     grid = ["--out", tmp_path, *HOPPER, "--steps", "512", "--arms"]
-    names = ["clip", "klip", "spo", "kl_quiet=3", "kl_mean_adaptive"]
+    names = ["clip", "klip", "spo", "kl_mean_adaptive"]
     status, output = finish(benchmark(ROOT, *grid, ",".join(names), extra=tiny))
     assert status == 0, output
     for name in names:
         found = result(tmp_path / f"Hopper-v4__{name}__1")
         expected = {"exp_name": name, **arms.parse(name).settings}
         assert {key: found[key] for key in expected} == expected
-    assert "Identical in 1 of 1" not in (tmp_path / "results/report.md").read_text()  # no phi
+    assert "| spo |" in (tmp_path / "results/report.md").read_text()
     with open(tmp_path / "results/runs.csv") as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(names)

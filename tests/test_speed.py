@@ -2,6 +2,7 @@
 
 import sys
 
+import pandas as pd
 import psutil
 import pytest
 import speed
@@ -20,28 +21,28 @@ def test_a_small_measurement(tmp_path):
     done = start([ROOT / "benchmark/speed.py", *flags], tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
-    label, whole, steady, *ratios, memory = [
+    task, label, whole, steady, *ratios, memory = [
         cell.strip() for cell in done.stdout.splitlines()[-1].strip("|").split("|")
     ]
-    assert label == "spo=0.3" and ratios == ["", ""]
-    whole, steady, memory = (float(cell.replace(",", "")) for cell in (whole, steady, memory))
-    assert 0 < whole < steady and memory > 100
-    assert "8,192 steps" in done.stdout and "## InvertedPendulum-v4" in done.stdout
+    assert (task, label, ratios) == ("InvertedPendulum-v4", "spo=0.3", ["–", "–"])
+    assert 0 < int(whole) < int(steady) and int(memory) > 100
+    assert "8,192 steps" in done.stdout
 
 
 def test_ratios_are_taken_within_a_repeat():
-    def made(whole, steady):
-        return {"whole": whole, "steady": steady, "memory": 500}
-
-    text = speed.table(
-        {
-            (speed.SB3, False): [made(1000, 1100), made(500, 500)],
-            ("klip", True): [made(2000, 3300), made(2000, 2000)],
-        }
+    numbers = {
+        (speed.SB3, 0): (1000, 1100),
+        ("klip", 0): (2000, 3300),
+        (speed.SB3, 1): (500, 500),
+        ("klip", 1): (2000, 2000),
+    }
+    runs = pd.DataFrame(
+        {"task": "Ant-v4", "row": row, "repeat": repeat, "whole": a, "steady": b, "memory": 500}
+        for (row, repeat), (a, b) in numbers.items()
     )
-    ours = "2,000 (2,000..2,000) | 2,650 (2,000..3,300) | 3.00 (2.00..4.00) | 3.50 (3.00..4.00)"
-    assert f"| klip, --compile | {ours} | 500 (500..500) |" in text
-    assert f"| {speed.SB3} | 750 (500..1,000) |" in text
+    text = speed.table(runs)
+    assert "| Ant-v4 | klip | 2000 | 2650 | 3.00 | 3.50 | 500 |" in text
+    assert f"| Ant-v4 | {speed.SB3} | 750 | 800 | 1.00 | 1.00 | 500 |" in text
 
 
 def test_memory_is_the_whole_trees(tmp_path):
@@ -53,12 +54,10 @@ def test_memory_is_the_whole_trees(tmp_path):
     assert not psutil.Process().children()
 
 
-def test_what_a_script_refuses_is_passed_on(tmp_path, capsys):
+def test_what_a_script_refuses_is_passed_on(tmp_path):
     code = "import sys; print('out'); print('x.py: error: y', file=sys.stderr); sys.exit(2)"
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(ValueError, match="^x.py: error: y$"):
         speed.watch([sys.executable, "-c", code], str(tmp_path))
-    assert stopped.value.code == 2
-    assert capsys.readouterr() == ("", "x.py: error: y\n")
 
 
 @pytest.mark.parametrize(
@@ -66,14 +65,11 @@ def test_what_a_script_refuses_is_passed_on(tmp_path, capsys):
     [
         ({"steps": 8191}, "--steps"),
         ({"repeats": 0}, "--repeats"),
-        ({"arms": ("clip", "nope")}, "--arms"),
+        ({"arms": ("nope",)}, "nope is no arm"),
         ({"sb3": True}, "Stable-Baselines3"),
     ],
 )
-def test_bad_input_is_one_line(arguments, named, capsys, monkeypatch):
+def test_bad_arguments_are_refused(arguments, named, monkeypatch):
     monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(ValueError, match=named):
         speed.main(speed.Args(**({"sb3": False} | arguments)))
-    out, err = capsys.readouterr()
-    assert stopped.value.code == 2 and out == ""
-    assert err.count("\n") == 1 and named in err
