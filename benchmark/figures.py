@@ -47,23 +47,6 @@ def save(figure: Figure, file: Path) -> None:
     figure.savefig(file, dpi=140, metadata={"Software": None})
 
 
-def draw_tuning(data, tasks: list[str], seeds: tuple, file: Path) -> None:
-    """Final return over the setting, of every arm with several."""
-    figure, axes = panels(tasks, "return", "setting / its default")
-    for task, axis in axes.items():
-        for base, color in COLORS.items():
-            means = {
-                arms.parse(arm).value: data.returns(task, arm, seeds).mean()
-                for arm in data.arms
-                if arms.parse(arm).base == base and len(data.returns(task, arm, seeds))
-            }
-            default = arms.parse(base)
-            settings = np.array(list(means)) / default.value
-            axis.plot(settings, means.values(), "o-", color=color, label=default.label)
-        axis.set_xscale("log")
-    save(figure, file)
-
-
 def draw_rules(data, names: list[str], tasks: list[str], file: Path) -> None:
     """Final return over the KL reached: a number per rule, at the mean of its seeds."""
     figure, axes = panels(tasks, "return", "KL(old ‖ new)")

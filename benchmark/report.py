@@ -269,9 +269,7 @@ def tuning(data: Data) -> str:
     text = """Seeds 11 and 12 choose (◀) and count for nothing else. A sweep of ε moves the clip of the
 value loss, too: both are --clip-coef."""
     head = "task | arm | tuning seeds | mean | KL | seeds 1 to 10 | less the clip (95 % interval)"
-    if rows:
-        figures.draw_tuning(data, SWEPT, TUNING_SEEDS, data.folder / "tuning.png")
-    return section("Would a tuned β have done it?", text, head, rows, "tuning")
+    return section("Would a tuned β have done it?", text, head, rows)
 
 
 def noise(curve: pd.DataFrame) -> list[float]:
@@ -290,7 +288,7 @@ def mechanism(data: Data) -> str:
     rows = []
     names = ["clip", "kl_fixed=3", "kl_adaptive", "kl_fixed", "kl_fixed=0.3", *MECHANISM]
     ant = data.curves[data.curves.env_id == "Ant-v4"]
-    for arm in names if set(MECHANISM) & set(data.arms) else ():
+    for arm in names:
         cell = data.cell("Ant-v4", arm)
         if cell.empty:  # of beta = 0.3 there are none but these
             cell = data.cell("Ant-v4", arm, TUNING_SEEDS)

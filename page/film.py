@@ -7,9 +7,10 @@ Drawing needs OpenGL; see evaluate.py. On a machine without a display, set MUJOC
 
 import sys
 
-import evaluate
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+import evaluate
 
 TITLES = ("clip (min)", "Φ", "β_t", "one β = 1")
 SIZE = 180  # of a picture, pixels
@@ -49,9 +50,7 @@ def main(folders: list[str]) -> None:
     palette = pages[0].quantize(COLORS)
     pages = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
     duration = int(1000 * EVERY * SECONDS_A_STEP)
-    pages[0].save(
-        "docs/ant.gif", save_all=True, append_images=pages[1:], duration=duration, loop=0
-    )
+    pages[0].save("docs/ant.gif", save_all=True, append_images=pages[1:], duration=duration, loop=0)
 
 
 if __name__ == "__main__":

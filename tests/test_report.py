@@ -25,7 +25,7 @@ ITERATIONS = 20
 def no_figures(request, monkeypatch):
     """Figures take a second; only the test that looks at them has them drawn."""
     if request.node.name != "test_figures_are_drawn":
-        for name in ("draw", "draw_rules", "draw_tuning"):
+        for name in ("draw", "draw_rules"):
             monkeypatch.setattr(figures, name, lambda *arguments: None)
 
 
@@ -238,7 +238,7 @@ def test_figures_are_drawn(tmp_path):
     returns |= {("Ant-v4", arm): {11: 1.0, 12: 2.0} for arm in ("clip=0.1", "kl_fixed=3")}
     text = made_up(tmp_path, returns)
     drawn = {file.stem for file in tmp_path.glob("*.png")}
-    assert drawn == {"learning_curves", "kl", "partition", "rules", "tuning"}
+    assert drawn == {"learning_curves", "kl", "partition", "rules"}
     assert all(f"({name}.png)" in text for name in drawn)
 
 
