@@ -178,7 +178,7 @@ def boundary_errors(module, epsilon: float, side: int, offset: int, n: int) -> f
 def test_exact_at_the_boundary(side, offset):
     """The gradient is whole on 1 +- epsilon and within, and 0 from the next float on."""
     for form in FORMS:
-        assert boundary_errors(MODULES[form], 0.2, side, offset, n=1_000_000) == 0
+        assert boundary_errors(MODULES[form], 0.2, side, offset, n=200_000) == 0
         for epsilon in (0.05, 0.1, 0.3, 0.5):
             assert boundary_errors(MODULES[form], epsilon, side, offset, n=20_000) == 0
 
@@ -188,8 +188,8 @@ def test_control_float32_min_one_float_beyond_the_boundary(side, least):
     """There two float32 products can tie, and torch.min gives half the gradient: over all samples,
     of which half are on the kill side, that was 9.7 % below 0.8 and 3.1 % above 1.2."""
     plain = load("clip", DOUBLE)
-    assert boundary_errors(plain, 0.2, side, 1, n=1_000_000) > least
-    assert boundary_errors(plain, 0.2, side, 0, n=1_000_000) == 0
+    assert boundary_errors(plain, 0.2, side, 1, n=200_000) > least
+    assert boundary_errors(plain, 0.2, side, 0, n=200_000) == 0
     for control in CONTROLS.values():
         assert boundary_errors(load(*control), 0.2, side, 1, n=1000) > 0.2
 
@@ -251,6 +251,7 @@ def test_compiled_gradients_with_five_actions(monkeypatch, trap):
     assert trap != all(torch.equal(found[0], x) for x in found)
 
 
+@pytest.mark.slow
 def test_what_a_gpu_would_record_is_the_uncompiled_function(monkeypatch):
     """The backend for the GPU records nothing here, but it has to trace the function whole."""
     for form in FORMS:
