@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, script, start
+from conftest import ROOT, load, start
 
 import evaluate
 
@@ -33,11 +33,11 @@ def make_run(
     agent.actor_logstd.data[:] = logstd
     weights = b"".join(tensor.numpy().tobytes() for tensor in agent.state_dict().values())
     config = {"env_id": env_id, "seed": 1, "total_timesteps": 100}
-    result = {"global_step": 64, "weights_sha256": sha256(weights).hexdigest()}
+    made = {"global_step": 64, "weights_sha256": sha256(weights).hexdigest()}
     folder.mkdir()
     torch.save({"global_step": 64, "state_dict": agent.state_dict()}, folder / "agent.pt")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "result.json").write_text(json.dumps(config | result))
+    (folder / "result.json").write_text(json.dumps(config | made))
     return folder
 
 
@@ -81,22 +81,31 @@ def numpy_returns(state: dict) -> list[float]:
     return returns
 
 
-def test_it_plays_the_mean_action_of_the_saved_network(tmp_path):
+def main(monkeypatch, *arguments) -> None:
+    """`python evaluate.py arguments...`, in this process."""
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, arguments)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    runpy.run_path(str(ROOT / "evaluate.py"), run_name="__main__")
+
+
+def test_it_plays_the_mean_action_of_the_saved_network(tmp_path, monkeypatch, capsys):
+    """Of a run of the scalar script, which has the same agent as the others."""
     trained = tmp_path / "run"
-    length = ["--env-id", "Hopper-v4", "--total-timesteps", "4096"]
-    done = start([script("kl_scalar"), "--run-dir", trained, *length], tmp_path)
-    assert done.returncode == 0, done.stderr
-    done = start([ROOT / "evaluate.py", trained, "--episodes", "2", "--seed", "7"], tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    scalar = load("kl_scalar")
+    args = scalar.Args("Hopper-v4", num_steps=512, num_minibatches=8, total_timesteps=1024)
+    args.learning_rate, args.run_dir = 3e-3, str(trained)
+    result = scalar.train(args)
+    capsys.readouterr()
+    main(monkeypatch, trained, "--episodes", 2, "--seed", 7)
     found = evaluation(trained)
     state = torch.load(trained / "agent.pt", weights_only=True)["state_dict"]
     assert found["returns"] == pytest.approx(numpy_returns(state), rel=1e-3)
-    result = json.loads((trained / "result.json").read_text())
     assert found["weights_sha256"] == result["weights_sha256"]
-    assert found["global_step"] == 4096 and found["finished"]
+    assert found["global_step"] == 1024 and found["finished"]
     mean, std = np.mean(found["returns"]), np.std(found["returns"])
     assert (found["mean"], found["std"]) == (mean, std)
-    assert done.stdout == f"{trained}: return {mean:.1f} +- {std:.1f} over 2 episodes\n"
+    said = f"{trained}: return {mean:.1f} +- {std:.1f} over 2 episodes\n"
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
@@ -127,7 +136,7 @@ def test_samples_differ_from_the_mean_and_follow_the_seed(run, monkeypatch):
     assert len(set(returns[0])) == 1 and len(set(returns)) == 3
 
 
-def test_samples_have_the_standard_deviation_of_the_policy(tmp_path):
+def test_samples_of_a_policy_without_noise_are_its_mean(tmp_path):
     quiet = make_run(tmp_path / "quiet", bias=0.5, logstd=-100.0)
     play(quiet, stochastic=True)
     sampled = evaluation(quiet)["returns"]
@@ -140,13 +149,6 @@ def test_an_unfinished_run_is_played_and_called_so(run, capsys):
     play(run, episodes=1)
     assert capsys.readouterr().out.endswith(", unfinished: 64 of 100 steps\n")
     assert not evaluation(run)["finished"]
-
-
-def main(monkeypatch, *arguments) -> None:
-    """`python evaluate.py arguments...`, in this process."""
-    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, arguments)])
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    runpy.run_path(str(ROOT / "evaluate.py"), run_name="__main__")
 
 
 @pytest.mark.parametrize(("option", "code"), [("--episodes=0", 2), ("--max-steps=1", 1)])
@@ -170,17 +172,17 @@ def test_nothing_is_played_before_all_is_checked(run, tmp_path, monkeypatch):
     assert not (run / "evaluation.json").exists()
 
 
-@pytest.mark.parametrize("env_id", ["Nope-v0", "no_module:X-v0", "CartPole-v1", "", 3])
+@pytest.mark.parametrize("env_id", ["Nope-v0", "CartPole-v1", 3])
 def test_unknown_task(run, env_id):
     (run / "config.json").write_text(json.dumps({"env_id": env_id}))
     assert f"{run}: --env-id" in refused(run)
 
 
-@pytest.mark.parametrize("text", ["", "[1", "[1, 2]", "[" * 100_000])
-@pytest.mark.parametrize("name", ["config.json", "result.json"])
-def test_damaged_json(run, name, text):
-    (run / name).write_text(text)
-    assert f"{run}: {name} cannot be read" in refused(run)
+@pytest.mark.parametrize("text", ["[1", "[1, 2]", "[" * 100_000])
+def test_damaged_json(run, text):
+    for name in ("result.json", "config.json"):
+        (run / name).write_text(text)
+        assert f"{run}: {name} cannot be read" in refused(run)
 
 
 def test_files_of_several_runs(run):
@@ -279,7 +281,7 @@ def test_film(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "run"]
 
 
-@pytest.mark.parametrize("works", ["egl", "osmesa", None])
+@pytest.mark.parametrize("works", ["osmesa", None])
 def test_the_first_opengl_that_works_is_taken(monkeypatch, works):
     with monkeypatch.context() as patch:
         patch.setattr("os.environ", chosen := {})
