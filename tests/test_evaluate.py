@@ -9,6 +9,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import gymnasium as gym
 import mujoco
@@ -136,19 +137,14 @@ def test_samples_differ_from_the_mean_and_follow_the_seed(run, monkeypatch):
     assert len(set(returns[0])) == 1 and len(set(returns)) == 3
 
 
-def test_samples_of_a_policy_without_noise_are_its_mean(tmp_path):
+def test_samples_of_an_unfinished_run_without_noise_are_its_mean(tmp_path, capsys):
     quiet = make_run(tmp_path / "quiet", bias=0.5, logstd=-100.0)
+    (quiet / "result.json").unlink()
     play(quiet, stochastic=True)
-    sampled = evaluation(quiet)["returns"]
+    sampled = evaluation(quiet)
     play(quiet)
-    assert evaluation(quiet)["returns"] == sampled
-
-
-def test_an_unfinished_run_is_played_and_called_so(run, capsys):
-    (run / "result.json").unlink()
-    play(run, episodes=1)
+    assert evaluation(quiet)["returns"] == sampled["returns"] and not sampled["finished"]
     assert capsys.readouterr().out.endswith(", unfinished: 64 of 100 steps\n")
-    assert not evaluation(run)["finished"]
 
 
 @pytest.mark.parametrize(("option", "code"), [("--episodes=0", 2), ("--max-steps=1", 1)])
@@ -172,24 +168,21 @@ def test_nothing_is_played_before_all_is_checked(run, tmp_path, monkeypatch):
     assert not (run / "evaluation.json").exists()
 
 
-@pytest.mark.parametrize("env_id", ["Nope-v0", "CartPole-v1", 3])
-def test_unknown_task(run, env_id):
-    (run / "config.json").write_text(json.dumps({"env_id": env_id}))
-    assert f"{run}: --env-id" in refused(run)
+def test_unknown_task(run):
+    for env_id in ("Nope-v0", "CartPole-v1", 3):
+        (run / "config.json").write_text(json.dumps({"env_id": env_id}))
+        assert f"{run}: --env-id" in refused(run)
 
 
-@pytest.mark.parametrize("text", ["[1", "[1, 2]", "[" * 100_000])
-def test_damaged_json(run, text):
-    for name in ("result.json", "config.json"):
-        (run / name).write_text(text)
-        assert f"{run}: {name} cannot be read" in refused(run)
-
-
-def test_files_of_several_runs(run):
+def test_damaged_json_and_files_of_several_runs(run):
     found = json.loads((run / "result.json").read_text())
     for name, value in {"weights_sha256": "0", "global_step": 65, "seed": 2}.items():
         (run / "result.json").write_text(json.dumps(found | {name: value}))
         assert "not those of one run" in refused(run)
+    for name in ("result.json", "config.json"):
+        for text in ("[1", "[1, 2]", "[" * 100_000):
+            (run / name).write_text(text)
+            assert f"{run}: {name} cannot be read" in refused(run)
 
 
 class Malicious:
@@ -251,9 +244,8 @@ for what in ("raises", "never", "nan", "draws-nothing", "draws"):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_a_task_does(tmp_path, monkeypatch):
-    own = {}
-    for what in ("raises", "never", "nan", "draws-nothing"):
-        own[what] = make_run(tmp_path / what, f"test_evaluate:Own-{what}")
+    kinds = ("raises", "never", "nan", "draws-nothing")
+    own = {what: make_run(tmp_path / what, f"test_evaluate:Own-{what}") for what in kinds}
     with pytest.raises(ConnectionResetError):
         main(monkeypatch, own["raises"])
     never = refused(own["never"], max_steps=50, error=evaluate.PlayError)
@@ -282,10 +274,9 @@ def test_film(run, tmp_path):
 
 
 @pytest.mark.parametrize("works", ["osmesa", None])
-def test_the_first_opengl_that_works_is_taken(monkeypatch, works):
-    with monkeypatch.context() as patch:
-        patch.setattr("os.environ", chosen := {})
-        tried = lambda *_, **__: SimpleNamespace(returncode=chosen["MUJOCO_GL"] != works)
-        patch.setattr("subprocess.run", tried)
+def test_the_first_opengl_that_works_is_taken(works):
+    chosen = {}
+    tried = lambda *_, **__: SimpleNamespace(returncode=chosen["MUJOCO_GL"] != works)
+    with mock.patch("os.environ", chosen), mock.patch("subprocess.run", tried):
         evaluate.choose_opengl()
     assert chosen.get("MUJOCO_GL") == works

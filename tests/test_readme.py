@@ -59,7 +59,7 @@ def test_links_within_the_repository_lead_somewhere():
         assert file or anchor in anchors, anchor
 
 
-def test_a_script_by_itself_has_the_pins_of_the_requirements():
+def test_a_script_by_itself_has_what_it_imports():
     """One script stands for all, since this part is shared (test_siblings.py)."""
     text = script("klip").read_text()
     (lines,) = re.findall(r"^# /// script\n(.*?)^# ///$", text, re.DOTALL | re.MULTILINE)
@@ -67,3 +67,6 @@ def test_a_script_by_itself_has_the_pins_of_the_requirements():
     needed = (ROOT / "requirements.txt").read_text().split("\n\n")[0].splitlines()[1:]
     assert inline["dependencies"] == needed
     assert all("==" in pin for pin in needed)
+    imported = {*re.findall(r"^ *(?:import|from) (\w+)", text, re.MULTILINE)}
+    packages = {"torch", "gymnasium", "mujoco", "numpy", "tyro", "wandb"}
+    assert imported - sys.stdlib_module_names == packages
