@@ -97,11 +97,6 @@ class Page:
         buttons = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1}
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **buttons)
 
-    def touch(self, kind: str, *points: tuple[float, float]) -> None:
-        """A touchStart, touchMove or touchEnd."""
-        places = [{"x": x, "y": y} for x, y in points]
-        self.call("Input.dispatchTouchEvent", type=kind, touchPoints=places)
-
     def press(self, key: str) -> None:
         """Press and release a key."""
         pressed = {"key": key, "windowsVirtualKeyCode": KEY_CODES.get(key, ord(key[0]))}

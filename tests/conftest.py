@@ -59,6 +59,9 @@ def load(variant: str, *replacements: tuple[str, str]) -> ModuleType:
     return module
 
 
+MODULES = {variant: load(variant) for variant in VARIANTS}
+
+
 def minibatch(module, n: int, dtype=torch.float32, seed: int = 0, act_dim: int = 3, change=0.05):
     """An agent, and n samples an older one collected: in, kill and pass samples of both signs."""
     torch.manual_seed(seed)

@@ -8,9 +8,9 @@ import torch
 from conftest import (
     FORMS,
     MEAN,
+    MODULES,
     NO_CLIPPING,
     NO_STOP_GRADIENT,
-    VARIANTS,
     load,
     minibatch,
     needs_compiler,
@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-MODULES = {variant: load(variant) for variant in VARIANTS}
 CLIP = MODULES["clip"]
 FLIP = ("kill_set = excess > 0", "kill_set = excess < 0")
 DOUBLE = (

@@ -213,13 +213,17 @@ def test_dragging_by_mouse(page):
     assert page.js("[state.w, state.A]") == ["0.4", "-1.25"]
 
 
-def test_dragging_the_cross_by_touch_and_key(page):
+def test_moving_the_cross_by_touch_and_key(page):
     page.size(390, 844, is_phone=True)
     page.open(PAGE)
     page.js("byId('replay-klip').scrollIntoView({ block: 'center' })")
-    page.touch("touchStart", place_in(page, "replayFrames.klip", 0.4, 1.0))
-    page.touch("touchMove", place_in(page, "replayFrames.klip", -0.5108, 0.75))
-    page.touch("touchEnd")
+    for kind, points in (
+        ("touchStart", [place_in(page, "replayFrames.klip", 0.4, 1.0)]),
+        ("touchMove", [place_in(page, "replayFrames.klip", -0.5108, 0.75)]),
+        ("touchEnd", []),
+    ):
+        places = [{"x": x, "y": y} for x, y in points]
+        page.call("Input.dispatchTouchEvent", type=kind, touchPoints=places)
     assert page.js("[state.w, state.A]") == ["0.6", "0.75"]
     page.js("byId('replay-klip').focus()")
     page.press("ArrowRight")

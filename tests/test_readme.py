@@ -13,7 +13,7 @@ from conftest import ROOT, script
 
 README = (ROOT / "README.md").read_text()
 (QUICK,) = re.findall(r"<!-- quick -->\n```bash\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-SHOWN = re.findall(r"^```console\n\$ (.*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+SHOWN = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
 def bash(command: str, folder: Path) -> str:

@@ -5,6 +5,7 @@ import torch
 from conftest import (
     FORMS,
     MEAN,
+    MODULES,
     NO_CLIPPING,
     NO_STOP_GRADIENT,
     VARIANTS,
@@ -17,7 +18,6 @@ from conftest import (
     start_all,
 )
 
-MODULES = {variant: load(variant) for variant in VARIANTS}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 # minibatches of 60, where a form that averages instead of summing A / N loses the identity; the
 # learning rate is ten times the default, so that so short a run leaves the band
