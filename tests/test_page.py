@@ -213,18 +213,8 @@ def test_dragging_by_mouse(page):
     assert page.js("[state.w, state.A]") == ["0.4", "-1.25"]
 
 
-def test_moving_the_cross_by_touch_and_key(page):
-    page.size(390, 844, is_phone=True)
-    page.open(PAGE)
-    page.js("byId('replay-klip').scrollIntoView({ block: 'center' })")
-    for kind, points in (
-        ("touchStart", [place_in(page, "replayFrames.klip", 0.4, 1.0)]),
-        ("touchMove", [place_in(page, "replayFrames.klip", -0.5108, 0.75)]),
-        ("touchEnd", []),
-    ):
-        places = [{"x": x, "y": y} for x, y in points]
-        page.call("Input.dispatchTouchEvent", type=kind, touchPoints=places)
-    assert page.js("[state.w, state.A]") == ["0.6", "0.75"]
+def test_moving_the_cross_by_key(page):
+    page.open(PAGE, "w=0.6&A=0.75")
     page.js("byId('replay-klip').focus()")
     page.press("ArrowRight")
     page.press("ArrowDown")
@@ -325,22 +315,12 @@ def test_projector_keys(page):
     assert page.js(f"{shown('main section')}.length") == 7
 
 
-def test_tab_and_address_follow_the_scrolling(page):
-    for part in "7351":
-        page.js(f"window.scrollTo(0, byId('part-{part}').offsetTop - 60)")
-        page.wait(lambda part=part: page.js("state.part") == part)
-        current = page.js("document.querySelector('[data-part][aria-current=true]').dataset.part")
-        assert current == part
-    page.wait(lambda: page.js("location.hash") == "")
-
-
-@pytest.mark.parametrize("width, height", [(320, 640), (1024, 768)])
-def test_narrow_screens_fit(page, width, height):
-    page.size(width, height, is_phone=width < 400)
+def test_a_phone_shows_all_and_leaves_the_projector(page):
+    page.size(320, 640, is_phone=True)
     for state in ("", "projector=1&part=3", "projector=1&part=6"):
         page.open(PAGE, state)
-        assert page.js("document.documentElement.scrollWidth") <= width
-    page.js("byId('projector').click()")  # and there is a way out
+        assert page.js("document.documentElement.scrollWidth") <= 320
+    page.js("byId('projector').click()")
     assert page.js("state.projector") == ""
 
 
@@ -361,28 +341,3 @@ def test_print(page):
     assert page.js(f"{shown('#aligned .form')}.length") == 4
     assert page.js(f"{shown('nav, button, input, select')}.length") == 0
     assert page.js(f"{shown('main figure svg')}.length") == 9  # replay, sample, scalar
-
-
-def test_readable_without_javascript(page):
-    page.call("Emulation.setScriptExecutionDisabled", value=True)
-    try:
-        page.open(PAGE)
-
-        def count(selector: str) -> int:
-            found = f"Array.from(document.querySelectorAll({selector!r}))"
-            return page.js(f"{found}.filter((e) => e.checkVisibility()).length")
-
-        assert count("#aligned .form") == count(".terminal") == 4
-        assert count("noscript svg") == 1
-        assert count("button, select, input, .needs-js") == 0
-    finally:
-        page.call("Emulation.setScriptExecutionDisabled", value=False)
-
-
-def test_controls_have_names(page):
-    page.call("Accessibility.enable")
-    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    roles = {"button", "slider", "checkbox", "radio", "combobox", "image", "application"}
-    found = [node for node in nodes if node.get("role", {}).get("value") in roles]
-    assert len(found) > 40
-    assert [node for node in found if not node["name"]["value"].strip()] == []
