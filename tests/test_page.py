@@ -80,16 +80,6 @@ def test_recording_is_repeated(tmp_path):
     assert json.loads((tmp_path / "small.json").read_text()) == REPLAY["small"]
 
 
-def test_three_forms_end_in_one_checksum_and_the_others_do_not():
-    checks = json.loads((ROOT / "page" / "hashes.json").read_text())
-    printed = [check["printed"] for check in checks]
-    assert printed[0] == printed[1] == printed[2] != printed[3]
-    for recorded in (REPLAY["arms"], REPLAY["small"]["arms"]):
-        weights = [recorded[name]["weights"] for name in (*FORMS, "kl_scalar", "none")]
-        assert weights[0] == weights[1] == weights[2]
-        assert len(set(weights)) == 3
-
-
 def test_learning_curves_are_the_table(tmp_path):
     path = tmp_path / "curves.csv"
     assert evidence.learning_curves(path) == ""  # before the benchmark has run
