@@ -45,6 +45,6 @@ def test_foreign_processors_give_the_same_hashes(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         amd = pool.submit(hashes, tmp_path / "amd", WAYS, "qemu-x86_64 -cpu EPYC-Rome")
         intel = pool.submit(hashes, tmp_path / "intel", 1, "qemu-x86_64 -cpu Haswell")
-    here = hashes(tmp_path / "here")
+        here = hashes(tmp_path / "here")
     assert amd.result() == here and intel.result() == here[:1]
     assert here[:1] != hashes(tmp_path / "free", 1, MKL_CBWR="AUTO", OPENBLAS_CORETYPE="")
