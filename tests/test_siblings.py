@@ -89,6 +89,8 @@ def test_sync_refuses_with_one_line_and_writes_nothing(copies, edit):
     assert after == TEXTS | {"clip": changed("clip", edit)}
 
 
-def test_sync_wants_one_of_the_four(copies):
-    done = start([SYNC, "ppo_clip.py"], copies)
+@pytest.mark.parametrize("name", ["ppo_clip.py", "ppo_clip_continuous.py/"])
+def test_sync_wants_one_of_the_four(copies, name):
+    (copies / "ppo_clip.py").write_text(TEXTS["clip"])
+    done = start([SYNC, name], copies)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
