@@ -41,10 +41,9 @@ def hashes(runs: list[dict]) -> set[str]:
 ODD = {"num_envs": 3, "num_steps": 160, "clip_coef": 0.05, "target_kl": 1e-3, "clip_vloss": False}
 DEFAULT = {"learning_rate": 3e-4, "update_epochs": 10}
 CONFIGS = {
-    "HalfCheetah": {"env_id": "HalfCheetah-v4"} | DEFAULT,
-    "Walker2d": {"env_id": "Walker2d-v4"} | DEFAULT,
-    "Ant": {"env_id": "Ant-v4"} | DEFAULT,
-    "Humanoid": {"env_id": "Humanoid-v4"} | DEFAULT,
+    name: pytest.param({"env_id": f"{name}-v4"} | DEFAULT, marks=pytest.mark.slow)
+    for name in ("HalfCheetah", "Walker2d", "Ant", "Humanoid")
+} | {
     "minibatches of 32, epsilon 0.3": {"num_minibatches": 15, "clip_coef": 0.3},
     "minibatches of 60": {},
     "minibatches of 64, entropy bonus": {"num_steps": 512, "ent_coef": 0.01},
