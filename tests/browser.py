@@ -12,17 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--remote-debugging-pipe",
-)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update"]
+FLAGS += ["--remote-debugging-pipe"]
 KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
@@ -55,15 +47,10 @@ class Page:
     def note(self, event: dict) -> None:
         """Keep what a test asks about."""
         method = event.get("method")
-        details = event.get("params", {})
-        if method == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(details["exceptionDetails"]))
-        if method == "Runtime.consoleAPICalled":
-            self.errors.append(json.dumps(details["args"]))
-        if method == "Log.entryAdded":
-            self.errors.append(details["entry"]["text"])
+        if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
+            self.errors.append(json.dumps(event["params"]))
         if method == "Network.requestWillBeSent":
-            self.requests.append(details["request"]["url"])
+            self.requests.append(event["params"]["request"]["url"])
 
     def call(self, method: str, **parameters) -> dict:
         """Send a command and return its result."""
@@ -102,50 +89,20 @@ class Page:
 
     def size(self, width: int, height: int, is_phone: bool = False) -> None:
         """The window's size in pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=is_phone,
-        )
-
-    def media(self, kind: str = "", scheme: str = "light", motion: str = "") -> None:
-        """Print or screen, light or dark, with or without motion."""
-        features = [
-            {"name": "prefers-color-scheme", "value": scheme},
-            {"name": "prefers-reduced-motion", "value": motion},
-        ]
-        self.call("Emulation.setEmulatedMedia", media=kind, features=features)
+        screen = {"width": width, "height": height, "mobile": is_phone}
+        self.call("Emulation.setDeviceMetricsOverride", deviceScaleFactor=1, **screen)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
         """A mousePressed, mouseMoved or mouseReleased with the left button."""
-        self.call(
-            "Input.dispatchMouseEvent",
-            type=kind,
-            x=x,
-            y=y,
-            button="left",
-            buttons=0 if kind == "mouseReleased" else 1,
-            clickCount=1,
-        )
-
-    def touch(self, kind: str, *points: tuple[float, float]) -> None:
-        """A touchStart, touchMove or touchEnd."""
-        places = [{"x": x, "y": y} for x, y in points]
-        self.call("Input.dispatchTouchEvent", type=kind, touchPoints=places)
+        buttons = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1}
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **buttons)
 
     def press(self, key: str) -> None:
         """Press and release a key."""
+        pressed = {"key": key, "windowsVirtualKeyCode": KEY_CODES.get(key, ord(key[0]))}
         text = key if len(key) == 1 else ""
-        for kind in ("keyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                text=text if kind == "keyDown" else "",
-                windowsVirtualKeyCode=KEY_CODES.get(key, ord(key[0])),
-            )
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **pressed)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
 
 @contextlib.contextmanager
@@ -157,12 +114,9 @@ def chromium() -> Iterator[Page]:
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]
     start = f'exec "$0" "$@" 3<&{ends[0]} 4>&{ends[1]}'
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = subprocess.Popen(
-            ["bash", "-c", start, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
-            pass_fds=ends,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = ["bash", "-c", start, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, pass_fds=ends, **silent)
         for end in (to_browser, from_browser, *ends):
             os.close(end)
         try:

@@ -1,5 +1,6 @@
 """What the tests share: the scripts as modules, changed copies of them, and runs as subprocesses."""
 
+import copy
 import json
 import os
 import shutil
@@ -58,6 +59,34 @@ def load(variant: str, *replacements: tuple[str, str]) -> ModuleType:
     return module
 
 
+MODULES = {variant: load(variant) for variant in VARIANTS}
+
+
+def minibatch(module, n: int, dtype=torch.float32, seed: int = 0, act_dim: int = 3, change=0.05):
+    """An agent, and n samples an older one collected: in, kill and pass samples of both signs."""
+    torch.manual_seed(seed)
+    old = module.Agent(5, act_dim).to(dtype)
+    torch.nn.init.normal_(old.actor_mean[-1].weight, std=0.1)
+    torch.nn.init.normal_(old.actor_logstd, std=0.3)
+    agent = copy.deepcopy(old)
+    with torch.no_grad():
+        for weights in agent.parameters():
+            weights += change * torch.randn_like(weights)
+        obs = torch.randn(n, 5, dtype=dtype)
+        mean = old.actor_mean(obs)
+        logstd = old.actor_logstd.repeat(n, 1)
+        actions = mean + logstd.exp() * torch.randn(n, act_dim, dtype=dtype)
+        old_logprob = old.logprob(mean, actions)
+        value = old.get_value(obs)
+        ratio = (agent.logprob(agent.actor_mean(obs), actions) - old_logprob).exp()
+    advantages, returns = torch.randn(2, n, dtype=dtype)
+    for sign in (-1, 1):
+        for part in (ratio < 0.8, ratio > 1.2, (0.8 < ratio) & (ratio < 1.2)):
+            assert (part & (advantages * sign > 0)).any(), "the minibatch lacks a kind of sample"
+    batch = module.Batch(obs, actions, old_logprob, mean, logstd, value, advantages, returns)
+    return agent, batch
+
+
 def start(command: list, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run `python command...` in the folder cwd, one thread, and return its output as text."""
     return subprocess.run(
@@ -85,3 +114,13 @@ def scalars(run_dir: Path) -> dict[str, list[float]]:
     """The logged values of a run by name, in the order of the iterations."""
     events = EventAccumulator(str(run_dir)).Reload()
     return {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Under --dist loadscope a file is one piece of work: those that take longest come first."""
+    longest = ("test_platforms", "test_training")
+    items.sort(key=lambda item: item.path.stem not in longest)
+
+
+def pytest_configure(config) -> None:
+    config.option.loadscopereorder = False  # xdist would begin with the files of most tests

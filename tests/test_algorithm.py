@@ -1,7 +1,6 @@
 """Details that the oracle (test_oracle.py) is too coarse or too short for."""
 
 import random
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -98,12 +97,3 @@ def test_the_agent_is_saved_ten_times_and_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", lambda x, f: steps.append(x["global_step"]) or save(x, f))
     train(load("klip"), tmp_path, 22)
     assert steps == [64 * i for i in (3, 5, 7, 9, 11, 14, 16, 18, 20, 22)]
-
-
-def test_time_and_speed_are_of_the_whole_run(tmp_path, monkeypatch):
-    module = load("klip")
-    times = iter([0, 100, 102, 110, 120])  # the folder's name, the start, three iterations
-    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: next(times)))
-    found = train(module, tmp_path, 3)
-    assert (found["wall_time_s"], found["sps"]) == (20, 192 / 20)
-    assert scalars(tmp_path)["charts/SPS"] == pytest.approx([64 / 2, 128 / 10, 192 / 20])

@@ -2,28 +2,21 @@
 
 import hashlib
 import json
-import os
 import re
 import runpy
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
-import sysconfig
-import tempfile
-import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
-from importlib.util import find_spec
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, VARIANTS, load, needs_compiler, result, script, start
+from conftest import load, result, script, start
 
 KLIP = load("klip")
 QUICK = "--env-id Hopper-v4 --num-steps 64 --num-minibatches 2 --total-timesteps 192"
@@ -32,7 +25,6 @@ QUICK = "--env-id Hopper-v4 --num-steps 64 --num-minibatches 2 --total-timesteps
 BAD = {
     "--env-id Walker2-v4": "Did you mean: `Walker2d`?",
     "--env-id nowhere:Hopper-v4": "ModuleNotFoundError",
-    "--env-id Mute-v0": "AssertionError()",
     "--env-id CartPole-v1": "Box",
     "--num-minibatches 7": "64",
     "--num-minibatches 0": "1 or more",
@@ -41,24 +33,20 @@ BAD = {
     "--total-timesteps 9 --num-steps 1 --num-minibatches 1": ">= 2",
     "--num-envs 0": "1 or more",
     "--update-epochs 0": "1 or more",
-    "--seed -1": "[0, 2^31)",
     "--seed 2147483648": "[0, 2^31)",
     "--learning-rate 0": "positive",
     "--learning-rate nan": "positive",
     "--gamma 1.01": "[0, 1]",
-    "--gamma nan": "[0, 1]",
     "--gae-lambda -0.1": "[0, 1]",
     "--clip-coef 0": "(0, 1)",
     "--clip-coef 1": "(0, 1)",
     "--max-grad-norm 0": "positive",
     "--run-dir started": "started/config.json",
     "--run-dir a_file": "a_file",
-    "--run-dir /proc/nowhere": "/proc/nowhere",
     "--compile": "g++",
     "--cuda": "GPU",
     "--track": "pip install wandb",
     "--kl-coef -1": "positive",
-    "--kl-coef nan": "positive",
     "--kl-coef 1e5 --kl-target 0.02": "1e4",
     "--kl-target nan": "positive",
 }
@@ -89,15 +77,7 @@ class Odd(gym.Env):
         Odd.open -= 1
 
 
-class Mute(Odd):
-    """Cannot be made, and the exception says nothing."""
-
-    def __init__(self):
-        raise AssertionError
-
-
 gym.register("Odd-v0", entry_point=Odd)
-gym.register("Mute-v0", entry_point=Mute)
 
 
 @pytest.fixture
@@ -112,8 +92,9 @@ def folder(tmp_path):
 @pytest.fixture
 def program(monkeypatch, folder):
     """A function that runs a script as a program in that folder, though in this process."""
+    handlers = []
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *how: handlers.append(how))
 
     def run(variant: str, arguments: str) -> int:
         path = str(script(variant))
@@ -122,6 +103,8 @@ def program(monkeypatch, folder):
             runpy.run_path(path, run_name="__main__")
         except SystemExit as stop:
             return stop.code
+        finally:
+            assert (signal.SIGINT, signal.SIG_DFL) in handlers, "Ctrl-C would print a traceback"
         return 0
 
     return run
@@ -147,12 +130,11 @@ def test_good_input_at_the_limits():
     scalar.check(scalar.Args(num_steps=2, num_minibatches=1, kl_coef=1e4, kl_target=0.02))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_help_shows_every_argument(capsys, program, variant):
-    assert program(variant, "--help") == 0
+def test_help_shows_every_argument(capsys, program):
+    assert program("kl_scalar", "--help") == 0
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    comments = dict(re.findall(r"\n    (\w+): .* = .*  # (.*)", script(variant).read_text()))
-    for field in fields(load(variant).Args):
+    comments = dict(re.findall(r"\n    (\w+): .* = .*  # (.*)", script("kl_scalar").read_text()))
+    for field in fields(load("kl_scalar").Args):
         assert f"--{field.name.replace('_', '-')}" in words
         assert comments[field.name] in words, field.name
 
@@ -186,14 +168,20 @@ play it: python evaluate.py 'a run'
     assert re.fullmatch(wanted, done.stdout)
 
 
-def test_train_from_python_more_than_once(tmp_path):
-    """It returns what it writes, leaves its arguments alone, and says which version it trained."""
+@pytest.fixture
+def args(tmp_path):
+    """Of a run of one rollout."""
     args = KLIP.Args("Hopper", num_steps=64, num_minibatches=2, total_timesteps=64)
     args.run_dir = str(tmp_path / "run")
-    before = dict(vars(args))
-    assert KLIP.train(args) == result(tmp_path / "run")
-    assert vars(args) == before
-    assert result(tmp_path / "run")["env_spec_id"] == "Hopper-v5"
+    return args
+
+
+def test_train_from_python_more_than_once(args):
+    """It returns what it writes, leaves its arguments alone, and says which version it trained."""
+    before = replace(args)
+    found = KLIP.train(args)
+    assert found == result(Path(args.run_dir)) and found["env_spec_id"] == "Hopper-v5"
+    assert args == before
     with pytest.raises(ValueError, match="--run-dir"):
         KLIP.train(args)
 
@@ -215,14 +203,13 @@ def test_what_a_task_may_not_return(monkeypatch, capsys, program, folder, what):
     monkeypatch.setitem(gym.registry["Odd-v0"].__dict__, "kwargs", ODD[what])
     code = program("klip", f"{QUICK} --env-id Odd-v0 --run-dir run")
     assert Odd.open == 0
-    if what == "a terminated last observation":
-        assert code == 0
-        return
-    assert code == 1
-    error = capsys.readouterr().err
-    assert re.fullmatch(r"ppo_klip_continuous.py: error: .*Odd-v0.*\n", error)
-    assert torch.load(folder / "run" / "agent.pt")["global_step"] == 64
-    assert not (folder / "run" / "result.json").exists()
+    is_fine = what == "a terminated last observation"
+    assert code == (0 if is_fine else 1)
+    assert (folder / "run" / "result.json").exists() == is_fine
+    if not is_fine:
+        error = capsys.readouterr().err
+        assert re.fullmatch(r"ppo_klip_continuous.py: error: .*Odd-v0.*\n", error)
+        assert torch.load(folder / "run" / "agent.pt")["global_step"] == 64
 
 
 def test_what_a_task_raises_keeps_its_traceback(monkeypatch, program):
@@ -248,78 +235,13 @@ def test_bounds_far_from_one_are_pointed_out(monkeypatch):
         assert any("RescaleAction" in str(w.message) for w in caught) == warned
 
 
-def test_imports():
-    """Nothing of the repository; wandb only for a run that is tracked."""
-    found = re.findall(r"^ *(?:import|from) (\w+)", script("clip").read_text(), re.MULTILINE)
-    packages = {"torch", "gymnasium", "mujoco", "numpy", "tyro", "wandb"}
-    assert set(found) - sys.stdlib_module_names == packages
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_ctrl_c_ends_a_run_in_silence(tmp_path):
-    """What was saved along the way stays."""
-    command = [sys.executable, script("klip"), *f"{QUICK} --run-dir run".split()]
-    command += ["--total-timesteps", "64000"]  # saved after a tenth
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, process_group=0)
-    end = time.time() + 120
-    while not (tmp_path / "run/agent.pt").exists() and time.time() < end:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.communicate()[1] == b"" and process.returncode == -signal.SIGINT
-    assert torch.load(tmp_path / "run/agent.pt")["global_step"] % 64 == 0
-    assert not (tmp_path / "run/result.json").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not find_spec("wandb"), reason="wandb is not installed")
-def test_tracking_offline_changes_no_weight(tmp_path):
-    for folder, more in (("plain", []), ("tracked", ["--track"])):
-        command = [script("klip"), *QUICK.split(), "--run-dir", folder, *more]
-        done = start(command, tmp_path, WANDB_MODE="offline")
-        assert done.returncode == 0, done.stderr
-    hashes = {result(tmp_path / name)["weights_sha256"] for name in ("plain", "tracked")}
-    assert len(hashes) == 1
-
-
-# --- one hash on every x86-64 processor
-
-CHOICES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_CBWR")  # of kernels, by the environment
-x86_64_linux = pytest.mark.skipif(
-    sysconfig.get_platform() != "linux-x86_64", reason="the hash is that of x86-64 Linux"
-)
-
-
-def hash_of(folder, arguments: str, emulator: str = "", **choices: str) -> str:
-    """The weights of a run of klip, in a process that chooses the kernels."""
-    cache = tempfile.mkdtemp(dir=folder)
-    run_dir = Path(cache, "run")
-    command = [*emulator.split(), os.path.realpath(sys.executable), script("klip")]
-    command += ["--env-id", "Hopper-v4", *arguments.split(), "--run-dir", run_dir]
-    environment = {k: v for k, v in os.environ.items() if k not in CHOICES} | choices
-    environment["PYTHONPATH"] = sysconfig.get_path("purelib")
-    environment["TORCHINDUCTOR_CACHE_DIR"] = cache
-    subprocess.run(command, env=environment, check=True)
-    return result(run_dir)["weights_sha256"]
-
-
-@x86_64_linux
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs qemu-x86_64 (qemu-user)")
-@pytest.mark.parametrize("how", ["", pytest.param(" --compile", marks=needs_compiler)])
-def test_foreign_processors_give_the_same_hash(tmp_path, how):
-    """Emulated; 512 steps. The control leaves the choice of kernels to the libraries."""
-    short = f"--num-steps 256 --num-minibatches 4 --total-timesteps 512{how}"
-    emulators = [f"qemu-x86_64 -cpu {cpu}" for cpu in ("Haswell", "EPYC-Rome")]
-    with ThreadPoolExecutor(2) as pool:
-        found = set(pool.map(lambda emulator: hash_of(tmp_path, short, emulator), emulators))
-    assert found == {hash_of(tmp_path, short)}
-    assert how or found != {hash_of(tmp_path, short, MKL_CBWR="AUTO", OPENBLAS_CORETYPE="")}
-
-
-@x86_64_linux
-@pytest.mark.slow
-def test_the_readmes_hash(tmp_path):
-    """The one that README.md promises for the half-minute check."""
-    promised = re.findall(r"weights_sha256 ([0-9a-f]{64})", (ROOT / "README.md").read_text())
-    assert promised == [hash_of(tmp_path, "--total-timesteps 20480")]
+def test_a_tracked_run_is_mirrored_and_the_same(monkeypatch, args):
+    """By a stand-in for wandb, which is not among the requirements."""
+    told = {}
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **how: told.update(how)))
+    monkeypatch.setattr(KLIP, "find_spec", lambda name: True)
+    tracked = replace(args, run_dir=f"{args.run_dir}-tracked", track=True)
+    plain, mirrored = (KLIP.train(run)["weights_sha256"] for run in (args, tracked))
+    assert plain == mirrored
+    assert told["sync_tensorboard"] and told["project"] == "klip-ppo"
+    assert told["config"]["seed"] == 1 and told["dir"] == tracked.run_dir

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import VARIANTS, load, result
+from conftest import MODULES, VARIANTS, load, result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
@@ -405,7 +405,6 @@ def differences(module, variant: str, folder, settings: dict) -> set[str]:
     return differ | (got.keys() ^ want.keys())
 
 
-MODULES = {variant: load(variant) for variant in VARIANTS}
 SETTINGS = {
     "World": {},
     "Hopper": {"env_id": "Hopper-v4"},

@@ -5,6 +5,7 @@ import torch
 from conftest import (
     FORMS,
     MEAN,
+    MODULES,
     NO_CLIPPING,
     NO_STOP_GRADIENT,
     VARIANTS,
@@ -17,7 +18,6 @@ from conftest import (
     start_all,
 )
 
-MODULES = {variant: load(variant) for variant in VARIANTS}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 # minibatches of 60, where a form that averages instead of summing A / N loses the identity; the
 # learning rate is ten times the default, so that so short a run leaves the band
@@ -41,10 +41,9 @@ def hashes(runs: list[dict]) -> set[str]:
 ODD = {"num_envs": 3, "num_steps": 160, "clip_coef": 0.05, "target_kl": 1e-3, "clip_vloss": False}
 DEFAULT = {"learning_rate": 3e-4, "update_epochs": 10}
 CONFIGS = {
-    "HalfCheetah": {"env_id": "HalfCheetah-v4"} | DEFAULT,
-    "Walker2d": {"env_id": "Walker2d-v4"} | DEFAULT,
-    "Ant": {"env_id": "Ant-v4"} | DEFAULT,
-    "Humanoid": {"env_id": "Humanoid-v4"} | DEFAULT,
+    name: pytest.param({"env_id": f"{name}-v4"} | DEFAULT, marks=pytest.mark.slow)
+    for name in ("HalfCheetah", "Walker2d", "Ant", "Humanoid")
+} | {
     "minibatches of 32, epsilon 0.3": {"num_minibatches": 15, "clip_coef": 0.3},
     "minibatches of 60": {},
     "minibatches of 64, entropy bonus": {"num_steps": 512, "ent_coef": 0.01},
@@ -58,7 +57,6 @@ CONFIGS = {
 def test_three_forms_one_run(tmp_path, config):
     runs = [train(MODULES[form], tmp_path / form, **BASE | config) for form in FORMS]
     assert len(hashes(runs)) == 1
-    assert len({run["kill_fraction"] for run in runs}) == 1
 
 
 def test_the_scalar_run_twice(tmp_path):
@@ -105,30 +103,18 @@ def run_all(folder, names: dict, *flags, **environment) -> list[str]:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """A folder with a compiled run of every script and of a control, and what was recompiled."""
+    """A folder with a compiled run of every script, and what was recompiled."""
     folder = tmp_path_factory.mktemp("compiled")
-    (folder / "unclipped.py").write_text(changed("clip", NO_CLIPPING))
-    names = {variant: script(variant) for variant in VARIANTS} | {"unclipped": "unclipped.py"}
+    names = {variant: script(variant) for variant in VARIANTS}
     return folder, run_all(folder, names, "--compile", TORCH_LOGS="recompiles")
 
 
 @pytest.mark.slow
 @needs_compiler
 def test_compiled_forms_are_one_run(compiled):
-    folder, _ = compiled
-    runs = [result(folder / form) for form in FORMS]
-    assert len(hashes(runs)) == 1
-    assert len(hashes([runs[0], result(folder / "unclipped")])) == 2
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_compiled_training_is_the_same_training(compiled, tmp_path):
-    """Rounding apart: the runs part, so only the first iteration, and not far, is compared."""
-    train(MODULES["clip"], tmp_path, **BASE)
-    one, other = scalars(tmp_path), scalars(compiled[0] / "clip")
-    for name in ("losses/value_loss", "losses/entropy", "losses/kl", "partition/kill"):
-        assert other[name][0] == pytest.approx(one[name][0], rel=1e-2), name
+    """The scalar script is the control."""
+    runs = [result(compiled[0] / variant) for variant in VARIANTS]
+    assert len(hashes(runs[:3])) == 1 and len(hashes(runs)) == 2
 
 
 @pytest.mark.slow
@@ -162,19 +148,13 @@ def test_control_a_float_beta_is_compiled_twice(tmp_path):
 @pytest.mark.parametrize("how", [[], ["--compile"]], ids=["eager", "compiled"])
 @pytest.mark.parametrize(("size", "num_envs"), [(32, 4), (60, 1), (64, 1), (100, 4)])
 def test_on_cuda_three_forms_one_run(tmp_path, size, num_envs, how):
-    """And a second run of the last form. Each has 8 minibatches of this size per epoch."""
+    """And a second run of the last form; nothing is compiled twice, as beta changes neither. Each
+    has 8 minibatches of this size per epoch."""
     flags = ["--num-envs", num_envs, "--num-steps", 8 * size // num_envs]
     flags += ["--total-timesteps", 3 * 8 * size, "--cuda", *how]
-    names = {form: script(form) for form in FORMS} | {"again": script(FORMS[-1])}
+    names = {variant: script(variant) for variant in VARIANTS} | {"again": script(FORMS[-1])}
     for logged in run_all(tmp_path, names, *flags, TORCH_LOGS="recompiles,cudagraphs"):
         assert "ecompil" not in logged
         assert logged.count("Recording function=") == bool(how)  # one CUDA graph
-    assert len(hashes([result(tmp_path / name) for name in names])) == 1
-
-
-@needs_gpu
-@pytest.mark.slow
-def test_on_cuda_a_changing_beta_is_not_compiled_twice(tmp_path):
-    names, flags = {"run": script("kl_scalar")}, ["--compile", "--cuda"]
-    assert "ecompil" not in run_all(tmp_path, names, *flags, TORCH_LOGS="recompiles")[0]
-    assert scalars(tmp_path / "run")["charts/kl_coef"] == [0.5, 1, 2]
+    assert scalars(tmp_path / "kl_scalar")["charts/kl_coef"] == [0.5, 1, 2]
+    assert len(hashes([result(tmp_path / name) for name in (*FORMS, "again")])) == 1
