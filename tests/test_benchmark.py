@@ -381,6 +381,7 @@ def test_what_ignores_the_end_of_its_terminal_runs_on(copy, tmp_path):
     assert process.returncode == 0 and (tmp_path / "Hopper-v4__clip__1/result.json").exists()
 
 
+@pytest.mark.slow
 def test_three_copies_share_the_work_though_they_are_killed(copy, tmp_path):
     grid = ["--out", tmp_path, "--envs", "Hopper-v4,HalfCheetah-v4", "--seeds", "1,2"]
     grid += ["--jobs", "1"]
