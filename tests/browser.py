@@ -73,8 +73,8 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, holds: Callable[[], object]) -> None:
-        """Until a condition holds, at most ten seconds."""
-        deadline = time.time() + 10
+        """Until a condition holds, at most a minute: machines may be busy."""
+        deadline = time.time() + 60
         while not holds():
             assert time.time() < deadline, "waited in vain"
             time.sleep(0.02)
