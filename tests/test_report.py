@@ -284,7 +284,7 @@ def test_rules_stand_beside_the_clip(tmp_path):
     returns = {("Ant-v4", "clip"): [10.0, 12.0], ("Ant-v4", "spo"): [5.0, 6.0, 7.0]}
     text = made_up(tmp_path, returns | {("Hopper-v4", "clip"): [1.0]}, steps="20480")
     assert "| PPO-Clip | 11 ± 1; KL 0.02 |" in text and "| spo | 5, 6, 7; KL 0.02 |" in text
-    assert "runs that are in" not in text  # these are not the protocol's
+    assert "runs that have finished" not in text  # these are not the protocol's
 
 
 @pytest.mark.parametrize(
