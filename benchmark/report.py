@@ -45,7 +45,7 @@ ON_ITS_FEET = 2300
 
 
 def number(value: float, digits: int = 0) -> str:
-    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if np.isnan(value) else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def interval(value: float, low: float, high: float) -> str:
@@ -299,7 +299,7 @@ def mechanism(data: Data) -> str:
         found = [noise(curve) for _, curve in curves.groupby("seed")]
         shrunk, q99, kl, length = np.transpose(found)
         row = [f"`{arm}`", len(cell), mean_std(cell.episodic_return.dropna().to_numpy())]
-        row += [span(cell.episodic_return, ".0f"), span(shrunk, ".0f"), span(q99, ".1f")]
+        row += [span(cell.episodic_return, "z.0f"), span(shrunk, ".0f"), span(q99, ".1f")]
         rows.append([*row, span(kl, ".2g"), span(length, ".0f")])
     text = f"""Noise *has shrunk* at the first logged step at which the entropy of the policy is at most
 {SHRUNK} (σ = 0.53), where to stand still costs nothing. *w: 99 %* is the ratio that one sample in a
