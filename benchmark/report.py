@@ -62,7 +62,7 @@ def mean_std(x: np.ndarray) -> str:
 
 def span(values: np.ndarray, form: str) -> str:
     """The smallest and the largest number; how many are NaN, for never."""
-    known = [f"{x:{form}}" for x in np.sort(values) if not np.isnan(x)]
+    known = [f"{x:{form}}".replace("-", "−") for x in np.sort(values) if not np.isnan(x)]
     never = len(values) - len(known)
     if not known:
         return "never"
@@ -290,7 +290,7 @@ def mechanism(data: Data) -> str:
     ant = data.curves[data.curves.env_id == "Ant-v4"]
     for arm in names:
         cell = data.cell("Ant-v4", arm)
-        if cell.empty:  # of beta = 0.3 there are none but these
+        if cell.empty:  # a beta that was tried, and not chosen
             cell = data.cell("Ant-v4", arm, TUNING_SEEDS)
         cell = cell[cell.failed == ""]
         if cell.empty:
@@ -305,7 +305,7 @@ def mechanism(data: Data) -> str:
 {SHRUNK} (σ = 0.53), where to stand still costs nothing. *w: 99 %* is the ratio that one sample in a
 hundred exceeds, the median until then; *KL early* the median of the first {EARLY:,} steps; *steps per
 episode* the median between a third and a half of the run. The blocks are in rules/mechanism, where
-σ of `scheduled` is given, not learned. `kl_fixed` is β = 1; β = 0.3 has tuning seeds alone."""
+σ of `scheduled` is given, not learned. `kl_fixed` is β = 1. A β that was not chosen has the tuning seeds alone."""
     head = "arm | runs | return | from, to | noise has shrunk, 1,000 steps | w: 99 % until then"
     return section("Why does it fail on Ant?", text, head + " | KL early | steps per episode", rows)
 
