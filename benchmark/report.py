@@ -237,10 +237,10 @@ by task. A peak here is of a mean over some iterations, the paper's of one."""
 
 
 def chosen(data: Data) -> list[tuple[str, str]]:
-    """Task and best setting of each arm, by the mean return on the tuning seeds."""
+    """Task and best setting of either baseline, by the mean return on the tuning seeds."""
     best = []
     for task in SWEPT:
-        for base in ("clip", *BASELINES):
+        for base in BASELINES:
             found = {
                 arm: data.returns(task, arm, TUNING_SEEDS)
                 for arm in SWEEP
@@ -266,8 +266,8 @@ def tuning(data: Data) -> str:
             row += [number(x.mean()) + " ◀" * ((task, arm) in best)]
             row += [geometric(data.cell(task, arm, TUNING_SEEDS).kl), mean_std(judged)]
             rows.append([*row, interval(*stats.difference(judged, clip)) if less else "–"])
-    text = """Seeds 11 and 12 choose (◀) and count for nothing else. A sweep of ε moves the clip of the
-value loss, too: both are --clip-coef."""
+    text = """Seeds 11 and 12 choose a β and a target (◀), and count for nothing else. A sweep of ε moves
+the clip of the value loss, too: both are --clip-coef."""
     head = "task | arm | tuning seeds | mean | KL | seeds 1 to 10 | less the clip (95 % interval)"
     return section("Would a tuned β have done it?", text, head, rows)
 
@@ -305,7 +305,8 @@ def mechanism(data: Data) -> str:
 {SHRUNK} (σ = 0.53), where to stand still costs nothing. *w: 99 %* is the ratio that one sample in a
 hundred exceeds, the median until then; *KL early* the median of the first {EARLY:,} steps; *steps per
 episode* the median between a third and a half of the run. The blocks are in rules/mechanism, where
-σ of `scheduled` is given, not learned. `kl_fixed` is β = 1. A β that was not chosen has the tuning seeds alone."""
+σ of `scheduled` is given, not learned. `kl_fixed` is β = 1. A β that was not chosen has the tuning
+seeds alone."""
     head = "arm | runs | return | from, to | noise has shrunk, 1,000 steps | w: 99 % until then"
     return section("Why does it fail on Ant?", text, head + " | KL early | steps per episode", rows)
 

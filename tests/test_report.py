@@ -260,6 +260,7 @@ def test_halfcheetah_has_two_modes(tmp_path):
 def test_tuning_seeds_choose_and_do_not_judge(tmp_path):
     returns = {("Ant-v4", arm): {11: 1.0, 12: 1.0} for arm in report.SWEEP}
     returns["Ant-v4", "kl_fixed=3"] = {11: 50.0, 12: 70.0, 1: 5.0, 2: 6.0, 3: 10.0}
+    returns["Ant-v4", "clip=0.3"] = {11: 950.0, 12: 951.0}  # shown, but the clip is not tuned
     returns["Ant-v4", "clip"] = {11: 900.0, 12: 901.0, 1: 100.0, 2: 101.0, 3: 102.0}
     returns["Ant-v4", "kl_adaptive"] = {11: 8.0, 12: 9.0}
     returns["Ant-v4", "kl_fixed=0.3"] = {11: 999.0}  # incomplete: nothing is chosen from it
@@ -268,7 +269,7 @@ def test_tuning_seeds_choose_and_do_not_judge(tmp_path):
     assert "| tuned | 0 of 0 |" in text
     returns["Ant-v4", "kl_fixed=0.3"] = {11: 2.0, 12: 2.0}
     text = made_up(tmp_path, returns)
-    assert "| Ant-v4 | fixed β = 3 | 50, 70 | 60 ◀ |" in text and text.count("◀ |") == 3
+    assert "| Ant-v4 | fixed β = 3 | 50, 70 | 60 ◀ |" in text and text.count("◀ |") == 2
     assert "| tuned | 3 of 10 |" in text
 
 
