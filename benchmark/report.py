@@ -286,7 +286,8 @@ def noise(curve: pd.DataFrame) -> list[float]:
 def mechanism(data: Data) -> str:
     """The arms that ask why one beta fails on Ant."""
     rows = []
-    names = ["clip", "kl_fixed=3", "kl_adaptive", "kl_fixed", "kl_fixed=0.3", *MECHANISM]
+    names = ["clip", "kl_fixed=3", "kl_adaptive=0.01", "kl_adaptive", "kl_fixed", "kl_fixed=0.3"]
+    names += MECHANISM
     ant = data.curves[data.curves.env_id == "Ant-v4"]
     for arm in names:
         cell = data.cell("Ant-v4", arm)
