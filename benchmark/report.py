@@ -60,13 +60,14 @@ def mean_std(x: np.ndarray) -> str:
     return number(x.mean()) + (f" ± {number(x.std(ddof=1))}" if len(x) > 1 else "")
 
 
-def span(values: np.ndarray, form: str) -> str:
-    """The smallest and the largest number; how many are NaN, for never."""
+def span(values: np.ndarray, form: str, missing: str = "–") -> str:
+    """The smallest and the largest number, and how many are NaN."""
     known = [f"{x:{form}}".replace("-", "−") for x in np.sort(values) if not np.isnan(x)]
-    never = len(values) - len(known)
     if not known:
-        return "never"
-    return " to ".join(dict.fromkeys([known[0], known[-1]])) + f", {never} never" * bool(never)
+        return missing
+    others = len(values) - len(known)
+    text = " to ".join(dict.fromkeys([known[0], known[-1]]))
+    return text + f", {others} {missing}" * bool(others)
 
 
 def markdown(head: str, rows: list[list]) -> str:
@@ -274,13 +275,13 @@ the clip of the value loss, too: both are --clip-coef."""
 
 def noise(curve: pd.DataFrame) -> list[float]:
     """Of one run on Ant-v4: thousands of steps until its noise has shrunk, NaN for never; medians
-    of w's 99 % quantile until then, of the KL early on, and of the steps per episode later."""
+    of w's 99 % quantile until then and later, of the early KL, and of the steps per episode."""
     small = np.flatnonzero(curve.entropy <= SHRUNK)
     at = small[0] if len(small) else len(curve)
     shrunk = curve.step.iloc[at] / 1000 if len(small) else np.nan
     length = curve.length.iloc[len(curve) // 3 : len(curve) // 2]
-    q99 = curve.q99.iloc[:at].median() if at else np.nan
-    return [shrunk, q99, curve.kl[curve.step <= EARLY].median(), length.median()]
+    q99 = [part.median() for part in (curve.q99.iloc[:at], curve.q99.iloc[at + 1 :])]
+    return [shrunk, *q99, curve.kl[curve.step <= EARLY].median(), length.median()]
 
 
 def mechanism(data: Data) -> str:
@@ -298,18 +299,20 @@ def mechanism(data: Data) -> str:
             continue
         curves = ant[(ant.arm == arm) & ant.seed.isin(cell.seed)]
         found = [noise(curve) for _, curve in curves.groupby("seed")]
-        shrunk, q99, kl, length = np.transpose(found)
+        shrunk, before, after, kl, length = np.transpose(found)
         row = [f"`{arm}`", len(cell), mean_std(cell.episodic_return.dropna().to_numpy())]
-        row += [span(cell.episodic_return, "z.0f"), span(shrunk, ".0f"), span(q99, ".1f")]
-        rows.append([*row, span(kl, ".2g"), span(length, ".0f")])
+        row += [span(cell.episodic_return, "z.0f"), span(shrunk, ".0f", "never")]
+        row += [span(before, ".1f"), span(after, ".1f"), span(kl, ".2g"), span(length, ".0f")]
+        rows.append(row)
     text = f"""Noise *has shrunk* at the first logged step at which the entropy of the policy is at most
 {SHRUNK} (σ = 0.53), where to stand still costs nothing. *w: 99 %* is the ratio that one sample in a
-hundred exceeds, the median until then; *KL early* the median of the first {EARLY:,} steps; *steps per
+hundred exceeds, medians until then and after; *KL early* the median of the first {EARLY:,} steps; *steps per
 episode* the median between a third and a half of the run. The blocks are in rules/mechanism, where
 σ of `scheduled` is given, not learned. `kl_fixed` is β = 1. A β that was not chosen has the tuning
 seeds alone."""
     head = "arm | runs | return | from, to | noise has shrunk, 1,000 steps | w: 99 % until then"
-    return section("Why does it fail on Ant?", text, head + " | KL early | steps per episode", rows)
+    head += " | and after | KL early | steps per episode"
+    return section("Why does it fail on Ant?", text, head, rows)
 
 
 def rules(data: Data) -> str:

@@ -277,8 +277,8 @@ def test_when_noise_has_shrunk(tmp_path):
     curves = {"clip": [11, 9, 8, 7, 6, 7, 5, 5, 5, 5], "kl_mean=3": [11.0] * 10}
     returns = {("Ant-v4", "clip"): [2000.0, 2100.0], ("Ant-v4", "kl_mean=3"): [1.0, 3.0]}
     text = made_up(tmp_path, returns, curves)
-    assert "| `clip` | 2 | 2050 ± 71 | 2000 to 2100 | 500 | 1.6 | 0.02 | 0 |" in text
-    assert "| `kl_mean=3` | 2 | 2 ± 1 | 1 to 3 | never | 1.9 |" in text
+    assert "| `clip` | 2 | 2050 ± 71 | 2000 to 2100 | 500 | 1.6 | 2.2 | 0.02 | 0 |" in text
+    assert "| `kl_mean=3` | 2 | 2 ± 1 | 1 to 3 | never | 1.9 | – |" in text
 
 
 def test_rules_stand_beside_the_clip(tmp_path):
