@@ -88,9 +88,10 @@ def label(arm: str) -> str:
     return arms.parse(arm).label
 
 
-def geometric(kl: pd.Series) -> str:
-    """The geometric mean, for KLs differ by factors."""
-    return f"{np.exp(np.log(kl).mean()):.2g}"
+def geometric(values: pd.Series) -> str:
+    """The geometric mean, for KLs and betas differ by factors."""
+    mean = np.exp(np.log(values).mean())
+    return "–" if np.isnan(mean) else f"{mean:.2g}"
 
 
 class Data:
@@ -102,8 +103,8 @@ class Data:
         self.runs["episodic_return"] = pd.to_numeric(self.runs.episodic_return)
         self.curves = pd.read_csv(folder / "curves.csv")
         self.folder = folder
-        kl = self.curves.groupby(runs.KEY).kl.median()
-        self.runs = self.runs.join(kl.clip(lower=1e-30), on=runs.KEY)  # log is taken of it
+        medians = self.curves.groupby(runs.KEY)[["kl", "kl_coef"]].median()
+        self.runs = self.runs.join(medians.clip(lower=1e-30), on=runs.KEY)  # log is taken of them
         found = self.runs.env_id.unique()
         self.tasks = sorted(found, key=[*TASKS, *found].index)  # the paper's first
         by_value = {arm: (arms.parse(arm).base, arms.parse(arm).value) for arm in self.runs.arm}
@@ -199,14 +200,15 @@ def returns(data: Data, paper: pd.DataFrame) -> str:
             if (task, arm) in paper.index:
                 theirs = "{0[mean]:.0f} ± {0[std]:.0f}".format(paper.loc[(task, arm)])
             by_seed = ", ".join(map(number, cell.episodic_return))
-            rows.append([task, label(arm), by_seed, mean_std(x), theirs, geometric(cell.kl)])
+            row = [task, label(arm), by_seed, mean_std(x), theirs]
+            rows.append([*row, geometric(cell.kl), geometric(cell.kl_coef)])
             if task == "HalfCheetah-v4":
                 modes.append([label(arm)])
                 for mode in (x > ON_ITS_FEET, x <= ON_ITS_FEET):
                     modes[-1].append(f"{mode.sum()} of {len(x)}: {mean_std(x[mode])}")
     text = """The paper's ± is the population's standard deviation over five seeds. KL of old and new
-policy: median over training, geometric mean over seeds."""
-    head = "task | arm | return, by seed | mean ± std | the paper's | KL"
+policy, and β: median over training, geometric mean over seeds."""
+    head = "task | arm | return, by seed | mean ± std | the paper's | KL | β"
     found = section("Final return", text, head, rows, "learning_curves", "kl")
     if modes:
         found += f"""

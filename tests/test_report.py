@@ -206,6 +206,7 @@ def made_up(tmp_path, returns: dict, curves: dict | None = None, steps="1000000"
             entropy = (curves or {}).get(arm, [11.0] * 10)
             for i, e in enumerate(entropy):
                 point = dict.fromkeys(runs.SCALARS, 0.02) | {"entropy": e, "q99": 1.5 + 0.1 * i}
+                point["kl_coef"] = np.nan if arm == "clip" else 2.0
                 points.append(
                     {"env_id": task, "arm": arm, "seed": seed, "step": 100_000 * (i + 1)} | point
                 )
@@ -229,7 +230,8 @@ def test_the_primary_comparisons(tmp_path):
     assert "| main | 27 of 150 |" in text
     assert "| identity | 4 of 20 |" in text
     assert "Identical in 2 of 2 cells" in text
-    assert "| Ant-v4 | PPO-Clip | 100, 101, " in text and "| 2193 ± 361 |" in text
+    assert "| Ant-v4 | PPO-Clip | 100, 101, " in text and "| 2193 ± 361 | 0.02 | – |" in text
+    assert "| Ant-v4 | fixed β = 1 | 0, 10, " in text and "| 16 ± 16 | 0.02 | 2 |" in text
     assert "(n − 1)" in text and "## Would" not in text
 
 
