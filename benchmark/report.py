@@ -282,7 +282,7 @@ def noise(curve: pd.DataFrame) -> list[float]:
     at = small[0] if len(small) else len(curve)
     shrunk = curve.step.iloc[at] / 1000 if len(small) else np.nan
     length = curve.length.iloc[len(curve) // 3 : len(curve) // 2]
-    q99 = [part.median() for part in (curve.q99.iloc[:at], curve.q99.iloc[at + 1 :])]
+    q99 = [part.median() for part in (curve.q99.iloc[:at], curve.q99.iloc[at:])]
     return [shrunk, *q99, curve.kl[curve.step <= EARLY].median(), length.median()]
 
 
@@ -308,10 +308,10 @@ def mechanism(data: Data) -> str:
         rows.append(row)
     text = f"""Noise *has shrunk* at the first logged step at which the entropy of the policy is at most
 {SHRUNK} (σ = 0.53), where to stand still costs nothing. *w: 99 %* is the ratio that one sample in a
-hundred exceeds, medians until then and after; *KL early* the median of the first {EARLY:,} steps; *steps per
-episode* the median between a third and a half of the run. The blocks are in rules/mechanism, where
-σ of `scheduled` is given, not learned. `kl_fixed` is β = 1. A β that was not chosen has the tuning
-seeds alone."""
+hundred exceeds, medians until then and after; *KL early* the median of the first {EARLY:,} steps;
+*steps per episode* the median between a third and a half of the run. The blocks are in
+rules/mechanism, where σ of `scheduled` is given, not learned. `kl_fixed` is β = 1. A β that was not
+chosen has the tuning seeds alone."""
     head = "arm | runs | return | from, to | noise has shrunk, 1,000 steps | w: 99 % until then"
     head += " | and after | KL early | steps per episode"
     return section("Why does it fail on Ant?", text, head, rows)

@@ -205,7 +205,7 @@ def made_up(tmp_path, returns: dict, curves: dict | None = None, steps="1000000"
             rows.append(row)
             entropy = (curves or {}).get(arm, [11.0] * 10)
             for i, e in enumerate(entropy):
-                point = dict.fromkeys(runs.SCALARS, 0.02) | {"entropy": e, "q99": 1.5 + 0.1 * i}
+                point = dict.fromkeys(runs.SCALARS, 0.02) | {"entropy": e, "q99": 1.5 + 0.2 * i}
                 point["kl_coef"] = np.nan if arm == "clip" else 2.0
                 points.append(
                     {"env_id": task, "arm": arm, "seed": seed, "step": 100_000 * (i + 1)} | point
@@ -279,8 +279,8 @@ def test_when_noise_has_shrunk(tmp_path):
     curves = {"clip": [11, 9, 8, 7, 6, 7, 5, 5, 5, 5], "kl_mean=3": [11.0] * 10}
     returns = {("Ant-v4", "clip"): [2000.0, 2100.0], ("Ant-v4", "kl_mean=3"): [1.0, 3.0]}
     text = made_up(tmp_path, returns, curves)
-    assert "| `clip` | 2 | 2050 ± 71 | 2000 to 2100 | 500 | 1.6 | 2.2 | 0.02 | 0 |" in text
-    assert "| `kl_mean=3` | 2 | 2 ± 1 | 1 to 3 | never | 1.9 | – |" in text
+    assert "| `clip` | 2 | 2050 ± 71 | 2000 to 2100 | 500 | 1.8 | 2.8 | 0.02 | 0 |" in text
+    assert "| `kl_mean=3` | 2 | 2 ± 1 | 1 to 3 | never | 2.4 | – |" in text
 
 
 def test_rules_stand_beside_the_clip(tmp_path):
