@@ -53,10 +53,12 @@ def draw_rules(data, names: list[str], tasks: list[str], file: Path) -> None:
     for task, axis in axes.items():
         for i, arm in enumerate(["clip", *names]):
             cell, color = data.cell(task, arm), "#D55E00" if arm == "clip" else "black"
-            label = f"{i} {arms.parse(arm).label}" if i else "PPO-Clip"
+            style = {"marker": f"${i}$" if i else "*", "ls": "", "ms": 8, "mew": 0.3}
             point = (np.exp(np.log(cell.kl).mean()), cell.episodic_return.mean())
-            axis.plot(*point, marker=f"${i}$" if i else "*", color=color, ls="", ms=9, label=label)
+            axis.plot(*point, color=color, label=arms.parse(arm).label, **style)
         axis.set_xscale("log")
+        axis.margins(0.1)
+    figure.set_figheight(4)
     save(figure, file)
 
 
