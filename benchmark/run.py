@@ -45,7 +45,6 @@ import importlib.util
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import re
 import shlex
@@ -67,17 +66,6 @@ SET_HERE = {"--env-id", "--seed", "--total-timesteps", "--exp-name", "--run-dir"
 SET_HERE |= {"--clip-coef", "--kl-coef", "--kl-target"}  # by the arm
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESULTS = arms.ROOT / "benchmark/results/runs.csv"
-# Leads the process group of all runs. Its standard input closes when this program ends, whichever
-# way, kill -9 included; then it ends the group, unless all was done.
-KEEPER = """
-import os, signal, sys, time
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)
-if not sys.stdin.read():
-    os.killpg(0, signal.SIGTERM)
-    time.sleep(4)
-    os.killpg(0, signal.SIGKILL)
-"""
 
 
 def fail(message: object) -> NoReturn:
@@ -164,13 +152,10 @@ def check(runs: list[Run]) -> None:
     sys.argv = ["benchmark.sh"]  # by which name the scripts complain
     output = io.StringIO()
     of_arm = {run.arm.name: run for run in sorted(runs, key=lambda run: run.seed)}
-    modules = {}
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(output):
             for run in of_arm.values():
-                if run.script not in modules:
-                    modules[run.script] = load(run.arm)
-                module = modules[run.script]
+                module = load(run.arm)
                 module.check(tyro.cli(module.Args, args=[*run.arguments, "--run-dir", "None"]))
             for env_id in dict.fromkeys(run.env_id for run in runs):
                 module.make_env(env_id).close()
@@ -228,13 +213,6 @@ class Grid:
         self.elsewhere: set[Run] = set()  # seen under way in another copy
         self.ended = 0  # finished here
         self.began = time.monotonic()
-        self.keeper = subprocess.Popen(
-            [sys.executable, "-S", "-c", KEEPER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # whoever reads ours need not wait for the keeper
-            stderr=subprocess.DEVNULL,
-            process_group=0,
-        )
 
     def look(self) -> None:
         """Stop if the folder was deleted, and may be another's by now, or cannot be written."""
@@ -269,7 +247,6 @@ class Grid:
                 stdout=log,
                 stderr=log,
                 pass_fds=[self.settings.fileno()],
-                process_group=self.keeper.pid,
             )
         self.running[process] = run
 
@@ -303,7 +280,8 @@ class Grid:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         say(f"stopping {len(self.running)} runs: {why}; the same command goes on from here")
-        self.keeper.stdin.close()
+        for process in self.running:
+            process.terminate()
         for process in self.running:
             process.wait()
         raise SystemExit(code)
@@ -321,25 +299,19 @@ class Grid:
             for run in list(self.waiting):
                 if len(self.running) == self.jobs:
                     break
-                if run.is_finished():
-                    self.waiting.remove(run)
-                else:
-                    self.start(run)
+                self.start(run)
             time.sleep(0.2)
-        self.keeper.communicate(b"done")
         say(self.progress())
         return self.failed
 
 
-def verify(cell: str, args: argparse.Namespace) -> int:
+def verify(cell: str) -> int:
     """Train a run of benchmark/results anew; 0 if it ends in the weights of its row, else 1."""
-    wanted = [*cell.split(","), str(args.steps)]
-    key = ("env_id", "arm", "seed", "steps")
     with open(RESULTS, encoding="utf-8") as table:
-        found = [row for row in csv.DictReader(table) if [row[name] for name in key] == wanted]
-    if not found:
-        fail(f"--verify: benchmark/results has no run {cell} of {args.steps} steps")
-    (row,) = found
+        rows = {f"{row['env_id']},{row['arm']},{row['seed']}": row for row in csv.DictReader(table)}
+    if cell not in rows:
+        fail(f"--verify: benchmark/results has no run {cell}")
+    row = rows[cell]
     arm = arms.parse(row["arm"])
     flags = ["--total-timesteps", row["steps"], *shlex.split(row["flags"])]
     out = Path("runs/verify")
@@ -425,14 +397,10 @@ def main(argv: list[str]) -> int:
         lacks = f"{sys.executable} lacks {', '.join(missing)}"
         fail(f"{lacks}: pip install -r requirements.txt, or set PYTHON")
     if args.verify is not None:
-        return verify(args.verify, args)
+        return verify(args.verify)
     if args.report:
         return write_report(args.out)
-    checking = multiprocessing.get_context("fork").Process(target=check, args=[runs])
-    checking.start()  # a process of its own, for PyTorch's memory to be given back
-    checking.join()
-    if checking.exitcode:
-        return checking.exitcode
+    check(runs)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         settings, unused = claim(args.out, shlex.join(args.flags))
@@ -440,8 +408,6 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         fail(f"--out {args.out} cannot be written: {error.strerror}")
     failed = Grid(runs, args.out, args.jobs, settings).work()
-    for run in failed:
-        say(f"failed: {run.name}")
     if "SLURM_ARRAY_TASK_ID" not in os.environ and write_report(args.out):
         return 1
     return 1 if failed else 0

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -99,12 +98,6 @@ def start(command: list, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
-def start_all(commands: list[list], cwd: Path, **environment: str) -> list:
-    """`start` every command, two at a time, and return what each returned in the same order."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda command: start(command, cwd, **environment), commands))
-
-
 def result(run_dir: Path) -> dict:
     """result.json of a finished run."""
     return json.loads((run_dir / "result.json").read_text())
@@ -120,7 +113,3 @@ def pytest_collection_modifyitems(items: list) -> None:
     """Under --dist loadscope a file is one piece of work: those that take longest come first."""
     longest = ("test_platforms", "test_training")
     items.sort(key=lambda item: item.path.stem not in longest)
-
-
-def pytest_configure(config) -> None:
-    config.option.loadscopereorder = False  # xdist would begin with the files of most tests

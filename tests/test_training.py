@@ -1,5 +1,7 @@
 """Whole runs of the scripts: equal bits where equal bits are due, and a return that only PPO gets."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from conftest import (
@@ -15,7 +17,7 @@ from conftest import (
     result,
     scalars,
     script,
-    start_all,
+    start,
 )
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -95,7 +97,8 @@ def run_all(folder, names: dict, *flags, **environment) -> list[str]:
     """Run scripts with SMALL settings in run folders of these names; return what they logged."""
     commands = [[path, *SMALL, *flags, "--run-dir", name] for name, path in names.items()]
     commands = [c + ADAPT * (c[0] == script("kl_scalar") or "plain.py" in c) for c in commands]
-    outputs = start_all(commands, folder, **environment)
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda command: start(command, folder, **environment), commands))
     for done in outputs:
         assert done.returncode == 0, done.stderr
     return [done.stderr for done in outputs]
