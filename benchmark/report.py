@@ -53,6 +53,11 @@ def interval(value: float, low: float, high: float) -> str:
     return number(value) + ("" if np.isnan(low) else f" ({number(low)} to {number(high)})")
 
 
+def less(x: np.ndarray, clip: np.ndarray) -> str:
+    """Mean of x minus the clip's, and Welch's interval."""
+    return interval(*stats.difference(x, clip)) if len(x) and len(clip) else "–"
+
+
 def mean_std(x: np.ndarray) -> str:
     """Mean and, of several, the sample's standard deviation."""
     if len(x) == 0:
@@ -264,11 +269,10 @@ def tuning(data: Data) -> str:
             if len(x) == 0:
                 continue
             clip = data.returns(task, "clip", SEEDS)
-            less = len(judged) and len(clip) and arm != "clip"
             row = [task, label(arm), ", ".join(map(number, x))]
             row += [number(x.mean()) + " ◀" * ((task, arm) in best)]
             row += [geometric(data.cell(task, arm, TUNING_SEEDS).kl), mean_std(judged)]
-            rows.append([*row, interval(*stats.difference(judged, clip)) if less else "–"])
+            rows.append([*row, less(judged, clip) if arm != "clip" else "–"])
     text = """Seeds 11 and 12 choose a β and a target (◀), and count for nothing else. A sweep of ε moves
 the clip of the value loss, too: both are --clip-coef."""
     head = "task | arm | tuning seeds | mean | KL | seeds 1 to 10 | less the clip (95 % interval)"
@@ -302,7 +306,10 @@ def mechanism(data: Data) -> str:
         curves = ant[(ant.arm == arm) & ant.seed.isin(cell.seed)]
         found = [noise(curve) for _, curve in curves.groupby("seed")]
         shrunk, before, after, kl, length = np.transpose(found)
-        row = [f"`{arm}`", len(cell), mean_std(cell.episodic_return.dropna().to_numpy())]
+        x = cell.episodic_return.dropna().to_numpy()
+        like = next((name for name in ("clip_quiet", "clip_scheduled") if name[5:] in arm), "clip")
+        difference = less(x, data.returns("Ant-v4", like)) if arm != like else "–"
+        row = [f"`{arm}`", len(cell), mean_std(x), difference]
         row += [span(cell.episodic_return, "z.0f"), span(shrunk, ".0f", "never")]
         row += [span(before, ".1f"), span(after, ".1f"), span(kl, ".2g"), span(length, ".0f")]
         rows.append(row)
@@ -311,9 +318,9 @@ def mechanism(data: Data) -> str:
 hundred exceeds, medians until then and after; *KL early* the median of the first {EARLY:,} steps;
 *steps per episode* the median between a third and a half of the run. The blocks are in
 rules/mechanism, where σ of `scheduled` is given, not learned. `kl_fixed` is β = 1. A β that was not
-chosen has the tuning seeds alone."""
-    head = "arm | runs | return | from, to | noise has shrunk, 1,000 steps | w: 99 % until then"
-    head += " | and after | KL early | steps per episode"
+chosen has the tuning seeds alone. The clip of `quiet` and of `scheduled` arms is of the same σ."""
+    head = "arm | runs | return | less the clip (95 % interval) | from, to | noise has shrunk, 1,000 steps"
+    head += " | w: 99 % until then | and after | KL early | steps per episode"
     return section("Why does it fail on Ant?", text, head, rows)
 
 
@@ -328,11 +335,13 @@ def rules(data: Data) -> str:
         row = [label(arm)]
         for task in tasks:
             x = data.returns(task, arm)
-            final = mean_std(x) if arm == "clip" else ", ".join(map(number, x))
+            final = mean_std(x)
+            if arm != "clip":
+                final = f"{', '.join(map(number, x))}; {less(x, data.returns(task, 'clip'))}"
             row.append(f"{final}; KL {geometric(data.cell(task, arm).kl)}" if len(x) else "–")
         rows.append(row)
-    text = """Final returns by seed (of the clip mean ± std), and KL: median over training, geometric
-mean over seeds. Three seeds cannot show that a rule is as good as the clip."""
+    text = """Final returns by seed and their mean less the clip's with its 95 % interval (of the clip
+mean ± std), and KL: median over training, geometric mean over seeds. Three seeds cannot show that a rule is as good as the clip."""
     figures.draw_rules(data, names, tasks, data.folder / "rules.png")
     head = " | ".join(["rule", *tasks])
     return section("What do other clipping rules do?", text, head, rows, "rules")

@@ -263,15 +263,17 @@ def test_tuning_seeds_choose_and_do_not_judge(tmp_path):
 def test_when_noise_has_shrunk(tmp_path):
     curves = {"clip": [11, 9, 8, 7, 6, 7, 5, 5, 5, 5], "kl_mean=3": [11.0] * 10}
     returns = {("Ant-v4", "clip"): [2000.0, 2100.0], ("Ant-v4", "kl_mean=3"): [1.0, 3.0]}
+    returns |= {("Ant-v4", "clip_quiet"): [50.0], ("Ant-v4", "kl_quiet=3"): [20.0]}
     text = made_up(tmp_path, returns, curves)
-    assert "| `clip` | 2 | 2050 ± 71 | 2000 to 2100 | 500 | 1.8 | 2.8 | 0.02 | 0 |" in text
-    assert "| `kl_mean=3` | 2 | 2 ± 1 | 1 to 3 | never | 2.4 | – |" in text
+    assert "| `clip` | 2 | 2050 ± 71 | – | 2000 to 2100 | 500 | 1.8 | 2.8 | 0.02 | 0 |" in text
+    assert "| `kl_mean=3` | 2 | 2 ± 1 | −2048 | 1 to 3 | never | 2.4 | – |" in text
+    assert "| `kl_quiet=3` | 1 | 20 | −30 |" in text  # less the clip of the same start
 
 
 def test_rules_stand_beside_the_clip(tmp_path):
-    returns = {("Ant-v4", "clip"): [10.0, 12.0], ("Ant-v4", "spo"): [5.0, 6.0, 7.0]}
+    returns = {("Ant-v4", "clip"): [10.0, 11.0, 12.0], ("Ant-v4", "spo"): [5.0, 6.0, 7.0]}
     text = made_up(tmp_path, returns | {("Hopper-v4", "clip"): [1.0]}, steps="20480")
-    assert "| PPO-Clip | 11 ± 1; KL 0.02 |" in text and "| spo | 5, 6, 7; KL 0.02 |" in text
+    assert "| PPO-Clip | 11 ± 1; KL 0.02 |" in text and "| spo | 5, 6, 7; −5 (−7 to −3); KL" in text
     assert "runs that have finished" not in text  # these are not the protocol's
 
 
