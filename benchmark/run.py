@@ -247,6 +247,7 @@ class Grid:
                 stdout=log,
                 stderr=log,
                 pass_fds=[self.settings.fileno()],
+                process_group=0,  # out of Ctrl-C's reach
             )
         self.running[process] = run
 
