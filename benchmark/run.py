@@ -212,6 +212,7 @@ class Grid:
         self.failed: list[Run] = []
         self.elsewhere: set[Run] = set()  # seen under way in another copy
         self.ended = 0  # finished here
+        self.signal = 0  # received
         self.began = time.monotonic()
 
     def look(self) -> None:
@@ -276,13 +277,15 @@ class Grid:
             text += f", about {minutes // 60} h {minutes % 60} min left"
         return text
 
+    def note(self, number: int, _: object) -> None:
+        """Take note of a signal; the loop acts on it, when no run is about to start."""
+        self.signal = number
+
     def stop(self, code: int, why: str) -> NoReturn:
         """End all runs, and exit."""
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
         say(f"stopping {len(self.running)} runs: {why}; the same command goes on from here")
         for process in self.running:
-            process.terminate()
+            process.kill()  # a paused one, too; what it has written is of no use
         for process in self.running:
             process.wait()
         raise SystemExit(code)
@@ -291,9 +294,11 @@ class Grid:
         """Run all, and return those that failed."""
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
-                signal.signal(number, lambda number, _: self.stop(128 + number, "interrupted"))
+                signal.signal(number, self.note)
         say(f"{self.progress()}; up to {self.jobs} at a time, logs in {self.out}")
         while self.waiting or self.running:
+            if self.signal:
+                self.stop(128 + self.signal, "interrupted")
             for process in list(self.running):
                 if process.poll() is not None:
                     self.end(process)

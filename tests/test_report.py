@@ -170,6 +170,12 @@ def test_differences_are_welchs():
     assert np.isnan(stats.difference(x[:2], y)).tolist() == [False, True, True]
 
 
+def test_the_permutation_test_is_exact():
+    x, y = np.array([1.0, 5.0, 2.0]), np.array([4.0, 9.0, 7.0, 3.0])
+    # of 35 ways to draw three, 123, 124, 125 and 134 have a sum that is as small; two-sided
+    assert stats.permutation_p(x, y) == pytest.approx(8 / 35)
+
+
 def test_holm_corrects_as_in_a_table():
     p = np.array([0.01, 0.04, 0.03, 0.005, 0.9])
     np.testing.assert_allclose(stats.holm(p), [0.04, 0.09, 0.09, 0.025, 0.9])

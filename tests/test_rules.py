@@ -1,6 +1,7 @@
 """Every rule in rules/ is what its paper says, and its script is the KLip script but for the block;
 a block of the mechanism changes what it says and no more."""
 
+import difflib
 import re
 from functools import partial
 from pathlib import Path
@@ -234,6 +235,8 @@ def test_the_picture_of_the_identity_shows_it(advantage):
 @pytest.mark.parametrize("name", ALL)
 def test_one_hunk_between_the_markers_differs_from_klip(name):
     text = compose(name)
+    hunks = difflib.unified_diff(KLIP.splitlines(), text.splitlines(), n=1, lineterm="")
+    assert [line.startswith("@@") for line in hunks].count(True) == 1
     assert shared(text) == shared(KLIP)
     assert dedent(policy_loss(text)) == block(name)
     assert all(draw.describe(name)), "name, formula and source"

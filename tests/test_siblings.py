@@ -1,9 +1,11 @@
 """The four scripts are one text outside the marked regions, and the command that keeps them so."""
 
+import difflib
+import itertools
 import shutil
 
 import pytest
-from conftest import ROOT, VARIANTS, changed, script, start
+from conftest import FORMS, ROOT, VARIANTS, changed, script, start
 from markers import SCALAR_BETA, shared, with_policy_loss
 
 TEXTS = {variant: script(variant).read_text() for variant in VARIANTS}
@@ -20,6 +22,16 @@ def test_the_rest_is_byte_identical():
 def test_drift_is_seen():
     text = TEXTS["phi"].replace("gamma: float = 0.99", "gamma: float = 0.98")
     assert shared(text) != shared(TEXTS["phi"])
+
+
+@pytest.mark.parametrize("one, other", [*itertools.combinations(FORMS, 2)])
+def test_two_forms_differ_in_one_hunk(one, other):
+    lines = [TEXTS[form].splitlines() for form in (one, other)]
+    hunks = [h for h in difflib.SequenceMatcher(None, *lines).get_opcodes() if h[0] != "equal"]
+    assert len(hunks) == 1
+    for text, (first, last) in zip(lines, (hunks[0][1:3], hunks[0][3:5]), strict=True):
+        assert text.index("    # --- policy loss ---") < first
+        assert last <= text.index("    # --- end of policy loss ---")
 
 
 @pytest.fixture
