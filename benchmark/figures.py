@@ -48,17 +48,24 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def draw_rules(data, names: list[str], tasks: list[str], file: Path) -> None:
-    """Final return over the KL reached: a number per rule, at the mean of its seeds."""
-    figure, axes = panels(tasks, "return", "KL(old ‖ new)")
+    """The largest KL of every run: a row per rule, a dot per seed, the largest at the top."""
+
+    def typical(arm: str) -> float:
+        return pd.concat([data.cell(task, arm).peak for task in tasks]).fillna(np.inf).median()
+
+    names = sorted(["clip", *names], key=typical)
+    figure, axes = panels(tasks, "", "largest KL(old ‖ new) of a run")
     for task, axis in axes.items():
-        for i, arm in enumerate(["clip", *names]):
+        for i, arm in enumerate(names):
             cell, color = data.cell(task, arm), "#D55E00" if arm == "clip" else "black"
-            style = {"marker": f"${i}$" if i else "*", "ls": "", "ms": 8, "mew": 0.3}
-            point = (np.exp(np.log(cell.kl).mean()), cell.episodic_return.mean())
-            axis.plot(*point, color=color, label=arms.parse(arm).label, **style)
-        axis.set_xscale("log")
-        axis.margins(0.1)
-    figure.set_figheight(4)
+            axis.semilogx(cell.peak, [i] * len(cell), "o", color=color, ms=4, alpha=0.7)
+            if broken := (cell.failed != "").sum():
+                where = {"transform": axis.get_yaxis_transform(), "va": "center"}
+                axis.text(0.02, i, f"{broken} of {len(cell)} broke", **where)
+        axis.set_yticks(range(len(names)), [arms.parse(arm).label for arm in names])
+        axis.set_ylim(-0.5, len(names) - 0.5)
+        axis.grid(axis="y", alpha=0.3)
+    figure.set_figheight(3.6)
     save(figure, file)
 
 

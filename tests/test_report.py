@@ -197,6 +197,7 @@ def made_up(tmp_path, returns: dict, curves: dict | None = None, steps="1000000"
             entropy = (curves or {}).get(arm, [11.0] * 10)
             for i, e in enumerate(entropy):
                 point = dict.fromkeys(runs.SCALARS, 0.02) | {"entropy": e, "q99": 1.5 + 0.2 * i}
+                point["kl"] = 0.07 if i == 9 else 0.02
                 point["kl_coef"] = np.nan if arm == "clip" else 2.0
                 points.append(
                     {"env_id": task, "arm": arm, "seed": seed, "step": 100_000 * (i + 1)} | point
@@ -279,7 +280,8 @@ def test_when_noise_has_shrunk(tmp_path):
 def test_rules_stand_beside_the_clip(tmp_path):
     returns = {("Ant-v4", "clip"): [10.0, 11.0, 12.0], ("Ant-v4", "spo"): [5.0, 6.0, 7.0]}
     text = made_up(tmp_path, returns | {("Hopper-v4", "clip"): [1.0]}, steps="20480")
-    assert "| PPO-Clip | 11 ± 1; KL 0.02 |" in text and "| spo | 5, 6, 7; −5 (−7 to −3); KL" in text
+    assert "| PPO-Clip | 11 ± 1; KL 0.02, at most 0.07 |" in text
+    assert "| spo | 5, 6, 7; −5 (−7 to −3); KL 0.02, at most 0.07 |" in text
     assert "runs that have finished" not in text  # these are not the protocol's
 
 
