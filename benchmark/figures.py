@@ -48,12 +48,12 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def draw_rules(data, names: list[str], tasks: list[str], file: Path) -> None:
-    """The largest KL of every run: a row per rule, a dot per seed, the largest at the top."""
+    """The largest KL of every run: a row per rule, the largest on top; a dot per seed."""
 
     def typical(arm: str) -> float:
         return pd.concat([data.cell(task, arm).peak for task in tasks]).fillna(np.inf).median()
 
-    names = sorted(["clip", *names], key=typical)
+    names = sorted((arm for arm in ["clip", *names] if arm in data.arms), key=typical)
     figure, axes = panels(tasks, "", "largest KL(old ‖ new) of a run")
     for task, axis in axes.items():
         for i, arm in enumerate(names):
@@ -62,6 +62,7 @@ def draw_rules(data, names: list[str], tasks: list[str], file: Path) -> None:
             if broken := (cell.failed != "").sum():
                 where = {"transform": axis.get_yaxis_transform(), "va": "center"}
                 axis.text(0.02, i, f"{broken} of {len(cell)} broke", **where)
+        axis.set_xlim(np.array(axis.get_xlim()) * [0.25, 4])  # below a decade, labels overlap
         axis.set_yticks(range(len(names)), [arms.parse(arm).label for arm in names])
         axis.set_ylim(-0.5, len(names) - 0.5)
         axis.grid(axis="y", alpha=0.3)

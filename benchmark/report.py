@@ -145,7 +145,7 @@ def head(data: Data) -> str:
     sets["tuned"] = [(*cell, seed) for cell in further for seed in SEEDS]
     rows = [[name, f"{len(have & set(cells))} of {len(cells)}"] for name, cells in sets.items()]
     if steps == "1000000":
-        lines += ["", markdown("set | runs that have finished", rows)]
+        lines += ["", markdown("set | runs that have finished or broken", rows)]
     broken = data.runs[data.runs.failed != ""]
     for run in broken.itertuples():
         lines += ["", f"* {run.env_id}, {run.arm}, seed {run.seed} broke: {run.failed}"]
